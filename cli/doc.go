@@ -1,0 +1,2 @@
+// Package cli is the conveyor command.
+package cli

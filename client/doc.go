@@ -1,0 +1,2 @@
+// Package client is the typed Go client of Conveyor's control plane.
+package client

@@ -1,0 +1,2 @@
+// Package connectors holds Conveyor's ready-made sources and sinks.
+package connectors

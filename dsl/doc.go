@@ -1,0 +1,2 @@
+// Package dsl reads, validates and draws Conveyor's manifests.
+package dsl

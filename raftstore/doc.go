@@ -1,0 +1,2 @@
+// Package raftstore runs a replicated state machine on hashicorp/raft.
+package raftstore

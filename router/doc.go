@@ -1,0 +1,2 @@
+// Package router is Conveyor's control plane: resources, sessions, assignments, checkpoints.
+package router

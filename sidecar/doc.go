@@ -1,0 +1,2 @@
+// Package sidecar is Conveyor's data plane: it runs stages and moves their records.
+package sidecar
