@@ -1,0 +1,93 @@
+# Conveyor: everything a developer does, from the root of the repository.
+# `make run` and `make test` need Go, git and make, nothing else.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+MODULES := $(patsubst %/go.mod,%,$(wildcard */go.mod))
+MODULES := $(filter-out tools,$(MODULES))
+TOOLS   := $(CURDIR)/bin/tools
+
+# A checkout without .git, or one git distrusts, builds too: the commit is stamped by hand.
+export GOFLAGS := $(filter-out -buildvcs=%,$(GOFLAGS)) -buildvcs=false
+
+VERSION := $(shell sed -n 's/^  cli: *//p' versions.yaml)
+COMMIT  := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+DIRTY   := $(shell git diff --quiet HEAD -- 2>/dev/null || echo -dirty)
+STAMP   := github.com/conveyor-etl/conveyor/internal/version
+LDFLAGS := -s -w -X $(STAMP).Version=$(VERSION) -X $(STAMP).Commit=$(COMMIT)$(DIRTY)
+
+BINARIES := conveyor conveyor-router conveyor-sidecar conveyor-connect
+MAIN_conveyor         := ./cli/cmd/conveyor
+MAIN_conveyor-router  := ./router/cmd/conveyor-router
+MAIN_conveyor-sidecar := ./sidecar/cmd/conveyor-sidecar
+MAIN_conveyor-connect := ./connectors/cmd/conveyor-connect
+
+##@ Use
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z][a-z-]*:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: bin/conveyor ## build conveyor and start it on this machine with a demo pipeline
+	@exec bin/conveyor dev
+
+.PHONY: build
+build: $(addprefix bin/,$(BINARIES)) ## build the four binaries into bin/
+
+# Go decides what is up to date, so every build asks it.
+.PHONY: $(addprefix bin/,$(BINARIES))
+$(addprefix bin/,$(BINARIES)): bin/%:
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ $(MAIN_$*)
+
+##@ Develop
+
+.PHONY: test
+test: ## run every test; CONVEYOR_TEST_RACE=1 races them, CONVEYOR_FAIL_ON_SKIP=1 fails on a skip
+	@GOWORK=off go build -C tools -o $(CURDIR)/bin/testall ./cmd/testall
+	@bin/testall $(TESTFLAGS) $(MODULES)
+
+.PHONY: lint
+lint: tools ## check formatting, style, protos, generated files and module files
+	@bin=$(TOOLS) .ci/lint $(MODULES)
+
+.PHONY: generate
+generate: $(TOOLS)/.protogen ## regenerate Go code from the protos, and the module files
+	cd protos && $(TOOLS)/buf generate
+	go run -C tools ./cmd/modsync -root $(CURDIR)
+
+.PHONY: bench
+bench: ## measure against the floor, in one alternating block, and print the table
+	@integration/bench/run
+
+.PHONY: vuln
+vuln: $(TOOLS)/.tools ## look for known vulnerabilities (needs the network)
+	@for m in $(MODULES); do echo "$$m"; (cd $$m && $(TOOLS)/govulncheck ./...); done
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin
+
+##@ Tools
+
+.PHONY: tools
+tools: $(TOOLS)/.protogen $(TOOLS)/.lint $(TOOLS)/.tools ## install the pinned tools into bin/tools
+
+# Three sets with a go.mod each: their dependencies disagree, and only some change often.
+$(TOOLS)/.tools: tools/go.mod tools/go.sum
+	GOWORK=off GOBIN=$(TOOLS) go install -C tools tool
+	@touch $@
+
+$(TOOLS)/.protogen: tools/protogen/go.mod tools/protogen/go.sum
+	GOWORK=off GOBIN=$(TOOLS) go install -C tools/protogen tool
+	@touch $@
+
+$(TOOLS)/.lint: tools/lint/go.mod tools/lint/go.sum
+	GOWORK=off GOBIN=$(TOOLS) go install -C tools/lint tool
+	@touch $@
