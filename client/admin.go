@@ -1,0 +1,184 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"iter"
+
+	"google.golang.org/grpc"
+
+	"github.com/conveyor-etl/conveyor/dsl"
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+)
+
+// Action is what Apply did to a resource.
+type Action string
+
+// The actions of Apply.
+const (
+	Created    Action = "created"
+	Configured Action = "configured"
+	Unchanged  Action = "unchanged"
+)
+
+var actions = map[controlv1.ApplyAction]Action{
+	controlv1.ApplyAction_APPLY_ACTION_CREATED:    Created,
+	controlv1.ApplyAction_APPLY_ACTION_CONFIGURED: Configured,
+	controlv1.ApplyAction_APPLY_ACTION_UNCHANGED:  Unchanged,
+}
+
+// Applied is the outcome of Apply for one resource.
+type Applied struct {
+	// Resource as the router keeps it now.
+	Resource *controlv1.Resource
+	// Action that was taken, or would be in a dry run.
+	Action Action
+	// Warnings are for people; the resource was taken all the same.
+	Warnings []string
+}
+
+// ApplyOptions change what Apply does. The zero value applies for the owner "cli".
+type ApplyOptions struct {
+	// Owner on whose behalf; empty means "cli".
+	Owner string
+	// TakeOver resources of another owner.
+	TakeOver bool
+	// DryRun validates and tells what would change.
+	DryRun bool
+}
+
+// Apply creates or changes resources, all or none, and returns what became of each, in order. After a lost reply it is repeated, which then finds the
+// resources Unchanged.
+func (c *Client) Apply(ctx context.Context, resources []*dsl.Resource, opts ApplyOptions) ([]Applied, error) {
+	req := &controlv1.ApplyRequest{Owner: opts.Owner, TakeOver: opts.TakeOver, DryRun: opts.DryRun}
+	for _, r := range resources {
+		m, err := r.CanonicalJSON()
+		if err != nil {
+			return nil, fmt.Errorf("encode %s: %w", r, err)
+		}
+		req.Manifests = append(req.Manifests, m)
+	}
+	resp, err := call(ctx, c, whenUnanswered, func(ctx context.Context, conn grpc.ClientConnInterface) (*controlv1.ApplyResponse, error) {
+		return controlv1.NewAdminServiceClient(conn).Apply(ctx, req)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("apply: %w", err)
+	}
+	out := make([]Applied, len(resp.GetResults()))
+	for i, r := range resp.GetResults() {
+		out[i] = Applied{Resource: r.GetResource(), Action: actions[r.GetAction()], Warnings: r.GetWarnings()}
+	}
+	return out, nil
+}
+
+// Get returns one resource; an error that matches ErrNotFound when there is none.
+func (c *Client) Get(ctx context.Context, kind, namespace, name string) (*controlv1.Resource, error) {
+	req := &controlv1.GetResourceRequest{Ref: &controlv1.ResourceRef{Kind: kind, Namespace: namespace, Name: name}}
+	resp, err := call(ctx, c, whenUnanswered, func(ctx context.Context, conn grpc.ClientConnInterface) (*controlv1.GetResourceResponse, error) {
+		return controlv1.NewAdminServiceClient(conn).GetResource(ctx, req)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("get %s %s/%s: %w", kind, namespace, name, err)
+	}
+	return resp.GetResource(), nil
+}
+
+// List returns the resources of a kind, and the revision that was read, at which a Watch may begin. An empty namespace lists all.
+func (c *Client) List(ctx context.Context, kind, namespace string) ([]*controlv1.Resource, uint64, error) {
+	req := &controlv1.ListResourcesRequest{Kind: kind, Namespace: namespace}
+	resp, err := call(ctx, c, whenUnanswered, func(ctx context.Context, conn grpc.ClientConnInterface) (*controlv1.ListResourcesResponse, error) {
+		return controlv1.NewAdminServiceClient(conn).ListResources(ctx, req)
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("list %s: %w", kind, err)
+	}
+	return resp.GetResources(), resp.GetRevision(), nil
+}
+
+// Event is one change of a resource.
+type Event struct {
+	// Revision of the change; a Watch may begin after it.
+	Revision uint64
+	// Resource after the change, or what it was when it is Deleted.
+	Resource *controlv1.Resource
+	Deleted  bool
+}
+
+// Watch yields the changes of a kind after a revision, in order. It resumes by itself after a break and ends when ctx ends, when the caller stops,
+// or with an error that is the last thing it yields: one that matches ErrRevisionCompacted asks to List again.
+func (c *Client) Watch(ctx context.Context, kind, namespace string, after uint64) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		stopped := false
+		err := follow(ctx, c, true, func(ctx context.Context, conn grpc.ClientConnInterface) (grpc.ServerStreamingClient[controlv1.WatchResourcesResponse], error) {
+			return controlv1.NewAdminServiceClient(conn).WatchResources(ctx, &controlv1.WatchResourcesRequest{Kind: kind, Namespace: namespace, AfterRevision: after})
+		}, func(m *controlv1.WatchResourcesResponse) bool {
+			after = max(after, m.GetRevision())
+			if m.GetResource() == nil {
+				return true
+			}
+			stopped = !yield(Event{Revision: m.GetRevision(), Resource: m.GetResource(), Deleted: m.GetDeleted()}, nil)
+			return !stopped
+		})
+		if err != nil && !stopped {
+			yield(Event{}, fmt.Errorf("watch %s: %w", kind, err))
+		}
+	}
+}
+
+// Delete removes a resource. It returns when the router has taken note; a pipeline is gone only after its drain, which Get shows by ErrNotFound.
+func (c *Client) Delete(ctx context.Context, kind, namespace, name string) error {
+	req := &controlv1.DeleteResourceRequest{Ref: &controlv1.ResourceRef{Kind: kind, Namespace: namespace, Name: name}}
+	_, err := call(ctx, c, whenUnanswered, func(ctx context.Context, conn grpc.ClientConnInterface) (*controlv1.DeleteResourceResponse, error) {
+		return controlv1.NewAdminServiceClient(conn).DeleteResource(ctx, req)
+	})
+	if err != nil {
+		return fmt.Errorf("delete %s %s/%s: %w", kind, namespace, name, err)
+	}
+	return nil
+}
+
+// PipelineStatus returns what a pipeline does now.
+func (c *Client) PipelineStatus(ctx context.Context, namespace, name string) (*controlv1.PipelineStatus, error) {
+	req := &controlv1.GetPipelineStatusRequest{Namespace: namespace, Name: name}
+	resp, err := call(ctx, c, whenUnanswered, func(ctx context.Context, conn grpc.ClientConnInterface) (*controlv1.GetPipelineStatusResponse, error) {
+		return controlv1.NewAdminServiceClient(conn).GetPipelineStatus(ctx, req)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("get the status of pipeline %s/%s: %w", namespace, name, err)
+	}
+	return resp.GetStatus(), nil
+}
+
+// RestartPipeline lets a completed pipeline read on, or with fromStart makes one begin anew. It is not repeated once a router may have it.
+func (c *Client) RestartPipeline(ctx context.Context, namespace, name string, fromStart bool) error {
+	req := &controlv1.RestartPipelineRequest{Namespace: namespace, Name: name, FromStart: fromStart}
+	_, err := call(ctx, c, whenUnsent, func(ctx context.Context, conn grpc.ClientConnInterface) (*controlv1.RestartPipelineResponse, error) {
+		return controlv1.NewAdminServiceClient(conn).RestartPipeline(ctx, req)
+	})
+	if err != nil {
+		return fmt.Errorf("restart pipeline %s/%s: %w", namespace, name, err)
+	}
+	return nil
+}
+
+// Sidecars returns the live sessions.
+func (c *Client) Sidecars(ctx context.Context) ([]*controlv1.Sidecar, error) {
+	resp, err := call(ctx, c, whenUnanswered, func(ctx context.Context, conn grpc.ClientConnInterface) (*controlv1.ListSidecarsResponse, error) {
+		return controlv1.NewAdminServiceClient(conn).ListSidecars(ctx, &controlv1.ListSidecarsRequest{})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list sidecars: %w", err)
+	}
+	return resp.GetSidecars(), nil
+}
+
+// Cluster returns who the routers are and how they do.
+func (c *Client) Cluster(ctx context.Context) (*controlv1.GetClusterResponse, error) {
+	resp, err := call(ctx, c, whenUnanswered, func(ctx context.Context, conn grpc.ClientConnInterface) (*controlv1.GetClusterResponse, error) {
+		return controlv1.NewAdminServiceClient(conn).GetCluster(ctx, &controlv1.GetClusterRequest{})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("get the cluster: %w", err)
+	}
+	return resp, nil
+}
