@@ -1,2 +1,0 @@
-// Package version tells which build this is.
-package version

@@ -1,0 +1,4 @@
+package version
+
+// Describe lets tests give the build information.
+var Describe = describe
