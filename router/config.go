@@ -1,0 +1,158 @@
+package router
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/conveyor-etl/conveyor/internal/logging"
+	"github.com/conveyor-etl/conveyor/internal/rpc"
+)
+
+// Config is what a router is told at its start. Fields with an env tag are set by users, through the environment, flags or a file; the others by programs that
+// embed a router.
+type Config struct {
+	// GRPCPort is the port of the gRPC API; 0 picks a free one.
+	GRPCPort int `env:"GRPC_PORT" flag:"grpc-port" default:"50051" desc:"port of the gRPC API"`
+	// NodeID is the number of this router in its cluster, from 1.
+	NodeID int `env:"RAFT_NODE_ID" flag:"raft-node-id" default:"1" desc:"number of this router in its cluster"`
+	// Peers lists the routers of the cluster as host:port, this one included. Empty founds a cluster of one, which is all that this version runs.
+	Peers string `env:"RAFT_PEERS" flag:"raft-peers" default:"" desc:"routers of the cluster, host:port,...; empty founds a cluster of one"`
+	// DataDir holds everything the router keeps: raft/ (log, snapshots, identity), dead-letters/ (the dead-letter store) and LOCK. One process at a time.
+	DataDir string `env:"DATA_DIR" flag:"data-dir" default:"./data" desc:"directory of the router's state"`
+	// OpsPort is the port of /metrics, /healthz and /readyz; 0 picks a free one.
+	OpsPort int `env:"OPS_PORT" flag:"ops-port" default:"9090" desc:"port of /metrics, /healthz and /readyz"`
+	// TLSCertFile, TLSKeyFile and TLSCAFile are PEM files for mutual TLS: all or none.
+	TLSCertFile string `env:"TLS_CERT_FILE" flag:"tls-cert-file" default:"" desc:"certificate of this router, PEM"`
+	TLSKeyFile  string `env:"TLS_KEY_FILE" flag:"tls-key-file" default:"" desc:"key of the certificate, PEM"`
+	TLSCAFile   string `env:"TLS_CA_FILE" flag:"tls-ca-file" default:"" desc:"authority that certificates of others must come from, PEM"`
+	// ListenHost is the address to listen on. Empty means all addresses with certificates, and loopback without.
+	ListenHost string `env:"LISTEN_HOST" flag:"listen-host" default:"" desc:"address to listen on; default all with certificates, loopback without"`
+	// AdvertiseAddress is how others reach this router. Empty means hostname:GRPC_PORT.
+	AdvertiseAddress string `env:"ADVERTISE_ADDRESS" flag:"advertise-address" default:"" desc:"address at which others reach this router; default hostname:GRPC_PORT"`
+	// LogLevel is debug, info, warn or error.
+	LogLevel string `env:"LOG_LEVEL" flag:"log-level" default:"info" desc:"debug, info, warn or error"`
+
+	// Listener serves the gRPC API instead of GRPCPort when set. The router closes it.
+	Listener net.Listener
+	// OpsListener serves the ops port instead of OpsPort when set. The router closes it.
+	OpsListener net.Listener
+	// SessionTTL ends the session of a sidecar that was silent for so long. Default 10 seconds.
+	SessionTTL time.Duration
+	// Heartbeat is how often sidecars are told to report. Default 3 seconds, at most a third of SessionTTL.
+	Heartbeat time.Duration
+	// DrainTimeout bounds how long a changed or deleted pipeline may take to finish what is in flight; then it is cut off and what was not checkpointed is read
+	// again. Default 1 minute.
+	DrainTimeout time.Duration
+}
+
+// Defaults of the fields that programs set.
+const (
+	DefaultSessionTTL   = 10 * time.Second
+	DefaultHeartbeat    = 3 * time.Second
+	DefaultDrainTimeout = time.Minute
+)
+
+// DefaultConfig is the configuration without any setting of the user's.
+func DefaultConfig() Config {
+	return Config{
+		GRPCPort: 50051, NodeID: 1, DataDir: "./data", OpsPort: 9090, LogLevel: "info",
+		SessionTTL: DefaultSessionTTL, Heartbeat: DefaultHeartbeat, DrainTimeout: DefaultDrainTimeout,
+	}
+}
+
+func (c *Config) hasTLS() bool { return c.TLSCertFile != "" }
+
+// listenHost is the address to listen on with the default applied.
+func (c *Config) listenHost() string {
+	if c.ListenHost == "" && !c.hasTLS() {
+		return "127.0.0.1"
+	}
+	return c.ListenHost
+}
+
+// Validate reports every fault of the configuration, each with the name of its setting.
+func (c *Config) Validate() error {
+	var errs []error
+	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	for _, p := range []struct {
+		name  string
+		value int
+	}{{"GRPC_PORT", c.GRPCPort}, {"OPS_PORT", c.OpsPort}} {
+		if p.value < 0 || p.value > 65535 {
+			fault("%s: %d is not a port", p.name, p.value)
+		}
+	}
+	if c.GRPCPort != 0 && c.GRPCPort == c.OpsPort && c.Listener == nil && c.OpsListener == nil {
+		fault("OPS_PORT: %d is also GRPC_PORT", c.OpsPort)
+	}
+	if c.NodeID < 1 {
+		fault("RAFT_NODE_ID: %d is not a number from 1", c.NodeID)
+	}
+	c.validatePeers(fault)
+	if c.DataDir == "" {
+		fault("DATA_DIR: is empty")
+	}
+	set := 0
+	for _, f := range []string{c.TLSCertFile, c.TLSKeyFile, c.TLSCAFile} {
+		if f != "" {
+			set++
+		}
+	}
+	if set != 0 && set != 3 {
+		fault("TLS_CERT_FILE, TLS_KEY_FILE, TLS_CA_FILE: set all three or none")
+	}
+	if c.Listener == nil && set == 0 {
+		if err := rpc.CheckListen(c.listenHost(), false); err != nil {
+			fault("LISTEN_HOST: %w", err)
+		}
+	}
+	if c.AdvertiseAddress != "" {
+		if _, _, err := net.SplitHostPort(c.AdvertiseAddress); err != nil {
+			fault("ADVERTISE_ADDRESS: %q is not host:port", c.AdvertiseAddress)
+		}
+	}
+	if _, err := logging.ParseLevel(c.LogLevel); err != nil {
+		fault("LOG_LEVEL: %w", err)
+	}
+	if c.SessionTTL < 0 || c.Heartbeat < 0 || c.DrainTimeout < 0 {
+		fault("SessionTTL, Heartbeat and DrainTimeout must not be negative")
+	}
+	if c.SessionTTL > 0 && c.Heartbeat > c.SessionTTL/3 {
+		fault("Heartbeat: %v is more than a third of SessionTTL %v", c.Heartbeat, c.SessionTTL)
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Config) validatePeers(fault func(string, ...any)) {
+	if strings.TrimSpace(c.Peers) == "" {
+		return
+	}
+	peers := strings.Split(c.Peers, ",")
+	for _, p := range peers {
+		p = strings.TrimSpace(p)
+		if _, hostport, ok := strings.Cut(p, "="); ok {
+			p = hostport
+		}
+		if _, _, err := net.SplitHostPort(p); err != nil {
+			fault("RAFT_PEERS: %q is not host:port", p)
+		}
+	}
+	if len(peers) > 1 {
+		fault("RAFT_PEERS: names %d routers, and a cluster of several routers is not available in this version: leave it empty", len(peers))
+	}
+}
+
+func (c *Config) setDefaults() {
+	if c.SessionTTL == 0 {
+		c.SessionTTL = DefaultSessionTTL
+	}
+	if c.Heartbeat == 0 {
+		c.Heartbeat = min(DefaultHeartbeat, c.SessionTTL/3)
+	}
+	if c.DrainTimeout == 0 {
+		c.DrainTimeout = DefaultDrainTimeout
+	}
+}
