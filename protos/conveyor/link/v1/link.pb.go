@@ -187,8 +187,8 @@ func (x *LinkOpen) GetFirstUnsettled() uint64 {
 // LinkOpened answers an open.
 type LinkOpened struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// received_through is the highest number that the receiver took from this sender epoch: the sender goes on behind it. What lies
-	// below is settled or will be, and is not sent again.
+	// received_through is the highest number that the receiver took from this sender epoch: the sender goes on behind it, perhaps with
+	// gaps. What lies below is settled or will be, and is not sent again.
 	ReceivedThrough uint64 `protobuf:"varint,1,opt,name=received_through,json=receivedThrough,proto3" json:"received_through,omitempty"`
 	// credit at this moment.
 	Credit        *Credit `protobuf:"bytes,2,opt,name=credit,proto3" json:"credit,omitempty"`
@@ -713,7 +713,9 @@ func (*LinkRequest_Open) isLinkRequest_Request() {}
 func (*LinkRequest_End) isLinkRequest_Request() {}
 
 type LinkEnd struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// completed: the sources are exhausted, so that sinks may finish what they made; otherwise the pipeline was drained.
+	Completed     bool `protobuf:"varint,1,opt,name=completed,proto3" json:"completed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -746,6 +748,13 @@ func (x *LinkEnd) ProtoReflect() protoreflect.Message {
 // Deprecated: Use LinkEnd.ProtoReflect.Descriptor instead.
 func (*LinkEnd) Descriptor() ([]byte, []int) {
 	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *LinkEnd) GetCompleted() bool {
+	if x != nil {
+		return x.Completed
+	}
+	return false
 }
 
 type LinkResponse struct {
@@ -971,8 +980,9 @@ const file_conveyor_link_v1_link_proto_rawDesc = "" +
 	"\x04open\x18\x03 \x01(\v2\x1a.conveyor.link.v1.LinkOpenH\x00R\x04open\x12-\n" +
 	"\x03end\x18\x04 \x01(\v2\x19.conveyor.link.v1.LinkEndH\x00R\x03end\x12,\n" +
 	"\x05lanes\x18\x05 \x03(\v2\x16.conveyor.link.v1.LaneR\x05lanesB\t\n" +
-	"\arequest\"\t\n" +
-	"\aLinkEnd\"\xe1\x01\n" +
+	"\arequest\"'\n" +
+	"\aLinkEnd\x12\x1c\n" +
+	"\tcompleted\x18\x01 \x01(\bR\tcompleted\"\xe1\x01\n" +
 	"\fLinkResponse\x124\n" +
 	"\x06opened\x18\x01 \x01(\v2\x1c.conveyor.link.v1.LinkOpenedR\x06opened\x126\n" +
 	"\asettled\x18\x02 \x03(\v2\x1c.conveyor.link.v1.SettledRunR\asettled\x120\n" +
