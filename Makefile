@@ -51,16 +51,16 @@ $(addprefix bin/,$(BINARIES)): bin/%:
 .PHONY: test
 test: ## run every test; CONVEYOR_TEST_RACE=1 races them, CONVEYOR_FAIL_ON_SKIP=1 fails on a skip
 	@GOWORK=off go build -C tools -o $(CURDIR)/bin/testall ./cmd/testall
-	@bin/testall $(TESTFLAGS) $(MODULES)
+	@bin/testall -alone tools $(TESTFLAGS) $(MODULES)
 
 .PHONY: lint
 lint: tools ## check formatting, style, protos, generated files and module files
-	@bin=$(TOOLS) .ci/lint $(MODULES)
+	@.ci/lint $(MODULES)
 
 .PHONY: generate
 generate: $(TOOLS)/.protogen ## regenerate Go code from the protos, and the module files
 	cd protos && $(TOOLS)/buf generate
-	go run -C tools ./cmd/modsync -root $(CURDIR)
+	GOWORK=off go run -C tools ./cmd/modsync -root $(CURDIR)
 
 .PHONY: bench
 bench: ## measure against the floor, in one alternating block, and print the table

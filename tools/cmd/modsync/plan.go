@@ -145,10 +145,11 @@ func withReplaces(path string, f *modfile.File, m module) ([]byte, error) {
 		fmt.Fprintf(&b, "\t%s%s => ../%s\n", modulePrefix, s, s)
 	}
 	b.WriteString(")\n")
-	// Parsing again proves that what is written is a module file, and settles its layout.
+	// Parsing again proves that what is written is a module file; Cleanup gives a block of one line its usual form.
 	again, err := modfile.Parse(path, []byte(b.String()), nil)
 	if err != nil {
 		return nil, err
 	}
+	again.Cleanup()
 	return again.Format()
 }
