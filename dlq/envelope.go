@@ -66,6 +66,25 @@ func encode(b []byte, l *Letter) []byte {
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b[start:], castagnoli))
 }
 
+// contextSize is at least what the envelope of l takes without the record.
+func contextSize(l *Letter) int {
+	const fixed, perAttempt = 128, 32
+	id := len(l.LetterID)
+	if id == 0 {
+		// Escaping makes three bytes of one.
+		id = 3*(len(l.Namespace)+len(l.Pipeline)+len(l.Stage)+len(l.Edge)) + len(l.RecordID) + 48
+	}
+	n := fixed + id + len(l.RecordID) + len(l.Namespace) + len(l.Pipeline) + len(l.Stage) + len(l.Edge) + len(l.Lane) +
+		len(l.Class) + len(l.Code) + min(len(l.Message), maxMessageBytes) + len(l.Service) + len(l.ServiceVersion)
+	for i := range l.Attempts {
+		// The first and the last ones, as keptAttempts has it.
+		if i == 0 || i > len(l.Attempts)-maxAttempts {
+			n += perAttempt + len(l.Attempts[i].Code) + min(len(l.Attempts[i].Message), maxAttemptMessageBytes)
+		}
+	}
+	return n
+}
+
 // decode reads an envelope. The letter shares no memory with b.
 func decode(b []byte) (Letter, error) {
 	var l Letter

@@ -45,7 +45,7 @@ func (e *CorruptError) Is(target error) bool { return target == ErrCorrupt }
 type LostError struct {
 	// From and To bound the IDs among which letters are missing, both included.
 	From, To uint64
-	// Count is how many of them are missing.
+	// Count is how many of them are missing. Where the end of the stream is gone it is all of them, also those that had been discarded.
 	Count uint64
 }
 

@@ -1,0 +1,199 @@
+// Package embed runs a NATS server with JetStream inside the process, for the dead letters of one machine.
+//
+// The server has no listener: only this process can reach it. It syncs every write to disk before it confirms it, and nothing it logs
+// or suffers ends the process.
+package embed
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+const (
+	// DefaultMaxStoreBytes is the default of Config.MaxStoreBytes.
+	DefaultMaxStoreBytes = 10 << 30
+	// DefaultMaxPayload is the default of Config.MaxPayload: a record of 4 MiB and its envelope.
+	DefaultMaxPayload = 4<<20 + 128<<10
+
+	defaultStartTimeout = 30 * time.Second
+	storeMode           = 0o750
+)
+
+// ErrClosed is returned by Connect after Close.
+var ErrClosed = errors.New("embedded NATS server is closed")
+
+// Config says where the server keeps its streams and how much it may take. The zero value of every field but Dir means its default.
+type Config struct {
+	// Dir is the server's directory. It is made if missing, and no two servers may share it.
+	Dir string
+	// ServerName names the server. Default "conveyor-dlq".
+	ServerName string
+	// MaxStoreBytes bounds what all streams together may take on disk. Default DefaultMaxStoreBytes, but at most 70 % of the size of the
+	// volume that Dir is on; an explicit value is taken as it is.
+	MaxStoreBytes int64
+	// MaxPayload is the largest message in bytes. Default DefaultMaxPayload.
+	MaxPayload int32
+	// StartTimeout bounds how long Open waits for the server, which reads its streams first. Default 30 seconds.
+	StartTimeout time.Duration
+	// Logger receives the server's own log. Default: nothing is logged.
+	Logger *slog.Logger
+}
+
+// Server is a running server. Its methods may be called concurrently.
+type Server struct {
+	ns       *server.Server
+	log      *natsLogger
+	maxStore int64
+
+	mu    sync.Mutex
+	conns []*nats.Conn
+
+	closing   chan struct{}
+	closeOnce sync.Once
+	watch     sync.WaitGroup
+}
+
+// Open starts a server and returns when JetStream is ready, which takes longer the more it has to recover. Close it.
+func Open(cfg Config) (*Server, error) {
+	if cfg.Dir == "" {
+		return nil, errors.New("open embedded NATS server: Dir is empty")
+	}
+	if cfg.MaxStoreBytes < 0 || cfg.MaxPayload < 0 || cfg.StartTimeout < 0 {
+		return nil, errors.New("open embedded NATS server: MaxStoreBytes, MaxPayload and StartTimeout must not be negative")
+	}
+	dir, err := filepath.Abs(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("open embedded NATS server in %s: %w", cfg.Dir, err)
+	}
+	if err := os.MkdirAll(dir, storeMode); err != nil {
+		return nil, fmt.Errorf("open embedded NATS server in %s: %w", dir, err)
+	}
+	if cfg.MaxStoreBytes == 0 {
+		cfg.MaxStoreBytes = defaultStore(dir)
+	}
+	if cfg.StartTimeout == 0 {
+		cfg.StartTimeout = defaultStartTimeout
+	}
+	log := newNATSLogger(cfg.Logger)
+	ns, err := server.NewServer(options(&cfg, dir))
+	if err != nil {
+		return nil, fmt.Errorf("open embedded NATS server in %s: %w", dir, err)
+	}
+	ns.SetLoggerV2(log, false, false, false)
+
+	s := &Server{ns: ns, log: log, maxStore: cfg.MaxStoreBytes, closing: make(chan struct{})}
+	ns.Start()
+	s.watch.Go(func() {
+		ns.WaitForShutdown()
+		select {
+		case <-s.closing:
+		default:
+			log.fail(errors.New("the server shut down by itself"))
+		}
+	})
+	if err := s.ready(cfg.StartTimeout); err != nil {
+		return nil, errors.Join(fmt.Errorf("open embedded NATS server in %s: %w", dir, err), s.Close())
+	}
+	return s, nil
+}
+
+func options(cfg *Config, dir string) *server.Options {
+	name := cfg.ServerName
+	if name == "" {
+		name = "conveyor-dlq"
+	}
+	payload := cfg.MaxPayload
+	if payload == 0 {
+		payload = DefaultMaxPayload
+	}
+	return &server.Options{
+		ServerName: name,
+		DontListen: true,
+		NoSigs:     true,
+		JetStream:  true,
+		StoreDir:   dir,
+		// Explicit, because the default follows the free space: a store that is full could then not start any more.
+		JetStreamMaxStore: cfg.MaxStoreBytes,
+		// Streams are files. Memory is only for the state of short-lived readers.
+		JetStreamMaxMemory: 64 << 20,
+		// The server's default confirms first and syncs within two minutes; a power cut would take confirmed letters.
+		SyncAlways: true,
+		MaxPayload: payload,
+		// One batch of letters is written without waiting, so a connection must be allowed to lag behind by several.
+		MaxPending: 64 << 20,
+	}
+}
+
+// ready waits until JetStream serves, the server failed, or the time is over.
+func (s *Server) ready(timeout time.Duration) error {
+	ready := make(chan bool, 1)
+	s.watch.Go(func() { ready <- s.ns.ReadyForConnections(timeout) })
+	select {
+	case <-s.log.failed:
+		return s.log.err()
+	case ok := <-ready:
+		if err := s.log.err(); err != nil {
+			return err
+		}
+		if !ok {
+			return fmt.Errorf("the server was not ready within %s", timeout)
+		}
+		if !s.ns.JetStreamEnabled() {
+			return errors.New("JetStream did not start")
+		}
+		return nil
+	}
+}
+
+// Connect returns a connection through memory. It belongs to the caller, who may close it; Close closes those that are left.
+func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.closing:
+		return nil, ErrClosed
+	default:
+	}
+	nc, err := nats.Connect("", append([]nats.Option{nats.InProcessServer(s.ns), nats.Name("conveyor")}, opts...)...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the embedded NATS server: %w", err)
+	}
+	s.conns = append(s.conns, nc)
+	return nc, nil
+}
+
+// MaxStoreBytes is what all streams together may take on disk.
+func (s *Server) MaxStoreBytes() int64 { return s.maxStore }
+
+// Failed is closed when the server can no longer serve. Close it then and open another one.
+func (s *Server) Failed() <-chan struct{} { return s.log.failed }
+
+// Err is nil until Failed is closed, and then says why.
+func (s *Server) Err() error { return s.log.err() }
+
+// Close stops the server and returns when it is gone: its files are complete and another server may be opened on them. It closes all
+// connections and may be called again.
+func (s *Server) Close() error {
+	s.closeOnce.Do(func() {
+		close(s.closing)
+		s.mu.Lock()
+		conns := s.conns
+		s.conns = nil
+		s.mu.Unlock()
+		for _, nc := range conns {
+			nc.Close()
+		}
+		s.ns.Shutdown()
+	})
+	s.ns.WaitForShutdown()
+	s.watch.Wait()
+	return nil
+}

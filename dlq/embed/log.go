@@ -1,0 +1,67 @@
+package embed
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+)
+
+// natsLogger passes the server's log on. The server's own logger ends the process on a fatal message; this one marks the server failed.
+type natsLogger struct {
+	log    *slog.Logger
+	failed chan struct{}
+
+	mu    sync.Mutex
+	cause error
+}
+
+func newNATSLogger(log *slog.Logger) *natsLogger {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &natsLogger{log: log, failed: make(chan struct{})}
+}
+
+// fail records the first cause and closes failed.
+func (l *natsLogger) fail(cause error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cause == nil {
+		l.cause = fmt.Errorf("embedded NATS server failed: %w", cause)
+		close(l.failed)
+	}
+}
+
+func (l *natsLogger) err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.cause
+}
+
+// Noticef is what the server says about its life. Most of it concerns nobody who runs pipelines.
+func (l *natsLogger) Noticef(format string, v ...any) {
+	l.log.Debug("nats server", "message", fmt.Sprintf(format, v...))
+}
+
+// Warnf is for what the server can live with.
+func (l *natsLogger) Warnf(format string, v ...any) {
+	l.log.Warn("nats server", "message", fmt.Sprintf(format, v...))
+}
+
+// Errorf is for what the server could not do.
+func (l *natsLogger) Errorf(format string, v ...any) {
+	l.log.Error("nats server", "message", fmt.Sprintf(format, v...))
+}
+
+// Fatalf is for what the server cannot live with.
+func (l *natsLogger) Fatalf(format string, v ...any) {
+	message := fmt.Sprintf(format, v...)
+	l.log.Error("nats server failed", "message", message)
+	l.fail(fmt.Errorf("%s", message))
+}
+
+// Debugf is for the server's developers.
+func (l *natsLogger) Debugf(format string, v ...any) {}
+
+// Tracef is for the server's developers.
+func (l *natsLogger) Tracef(format string, v ...any) {}
