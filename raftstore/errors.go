@@ -1,0 +1,75 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/hashicorp/raft"
+)
+
+var (
+	// ErrNotLeader is returned when this node does not lead: the command was not and will not be applied.
+	ErrNotLeader = errors.New("not the leader of the cluster")
+	// ErrUnknownOutcome is returned when a command may or may not have been applied, or may be later: the wait for it ended, or leadership did.
+	ErrUnknownOutcome = errors.New("outcome of the command is unknown")
+	// ErrClosed is returned after Close.
+	ErrClosed = errors.New("raft store is closed")
+	// ErrTooLarge is returned for a command over MaxCommandBytes.
+	ErrTooLarge = errors.New("command is too large")
+	// ErrHalted is what every *HaltedError is.
+	ErrHalted = errors.New("state machine has halted")
+	// ErrInUse is returned by Open when another process uses the directory.
+	ErrInUse = errors.New("data directory is in use by another process")
+	// ErrSeveralServers is returned by Open when the directory belongs to a cluster of several servers, which this version does not run.
+	ErrSeveralServers = errors.New("a cluster of several routers is not available in this version")
+	// ErrDamaged is what every *DamagedError is.
+	ErrDamaged = errors.New("raft state is damaged")
+)
+
+// HaltedError says why a node stopped applying commands. It must not go on: the state behind the command is unknown to it.
+type HaltedError struct {
+	// Index is the log index of the command that the node could not apply.
+	Index uint64
+	// Reason is what the state machine said.
+	Reason string
+}
+
+// Error is the reason with its place in the log.
+func (e *HaltedError) Error() string {
+	return fmt.Sprintf("state machine halted at log index %d: %s", e.Index, e.Reason)
+}
+
+// Is reports whether target is ErrHalted.
+func (e *HaltedError) Is(target error) bool { return target == ErrHalted }
+
+// DamagedError says that the state on disk is not what was written. Nothing was changed or deleted.
+type DamagedError struct {
+	// Path is the damaged file or directory.
+	Path string
+	// Cause is what the check found.
+	Cause error
+}
+
+// Error says what is damaged and what can be done.
+func (e *DamagedError) Error() string {
+	return fmt.Sprintf("raft state %s is damaged: %v; nothing was changed: restore the directory from a copy, or move it away to begin with an empty cluster and apply "+
+		"the manifests again", e.Path, e.Cause)
+}
+
+// Is reports whether target is ErrDamaged.
+func (e *DamagedError) Is(target error) bool { return target == ErrDamaged }
+
+// Unwrap is what the check found.
+func (e *DamagedError) Unwrap() error { return e.Cause }
+
+// proposeError maps the library's errors to what they mean for the command.
+func proposeError(err error) error {
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
+		return fmt.Errorf("%w: %w", ErrNotLeader, err)
+	case errors.Is(err, raft.ErrRaftShutdown):
+		return fmt.Errorf("%w: %w", ErrClosed, ErrUnknownOutcome)
+	default:
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+	}
+}

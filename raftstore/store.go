@@ -1,0 +1,392 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+)
+
+// MaxCommandBytes is the largest command.
+const MaxCommandBytes = 512 << 10
+
+const (
+	// A single voter elects itself; it waits only for its own timer.
+	aloneTimeout = 50 * time.Millisecond
+	applyTimeout = 10 * time.Second
+)
+
+// Config says where a node keeps its state and who it is.
+type Config struct {
+	// Dir holds log, snapshots and identity. It is made if missing and locked while the store is open.
+	Dir string
+	// ServerName is the part of the server's id that people choose, such as "1". The store adds an incarnation, made with the directory.
+	ServerName string
+	// Address is how other servers would reach this one; it is kept in the cluster's configuration.
+	Address string
+	// SnapshotThreshold is after how many commands a snapshot is taken; 0 means 8192.
+	SnapshotThreshold uint64
+	// Logger receives what operators should know; nil discards.
+	Logger *slog.Logger
+}
+
+// Result is what became of a command.
+type Result struct {
+	// Index of the command in the log.
+	Index uint64
+	// Value that the state machine returned.
+	Value any
+}
+
+// Leadership says whether this node leads, and in which term.
+type Leadership struct {
+	// Leader is set once all commands of earlier terms are applied here.
+	Leader bool
+	// Term of the leadership; 0 when Leader is false.
+	Term uint64
+}
+
+// Server is one member of the cluster.
+type Server struct {
+	ID      string
+	Address string
+	Voter   bool
+}
+
+// Store is an open node. Its methods may be called concurrently.
+type Store struct {
+	id     identity
+	raft   *raft.Raft
+	log    *raftboltdb.BoltStore
+	trans  *raft.InmemTransport
+	fsm    *fsm
+	notify chan bool
+
+	mu      sync.Mutex
+	lead    Leadership
+	changed chan struct{} // closed and replaced when lead changes, closed for good by Close
+
+	closing   chan struct{}
+	closeOnce sync.Once
+	closeErr  error
+	wg        sync.WaitGroup
+}
+
+// Open opens the node in cfg.Dir, founding a cluster of one when the directory is empty. ctx bounds the opening only. The machine must be empty; it is restored
+// from the newest snapshot before Open returns, and from the log before the node leads.
+func Open(ctx context.Context, cfg Config, machine StateMachine) (*Store, error) {
+	if cfg.Dir == "" || cfg.ServerName == "" {
+		return nil, errors.New("open raft store: Dir and ServerName are required")
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("open raft store: %w", context.Cause(ctx))
+	}
+	logger := cfg.Logger
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Address == "" {
+		cfg.Address = "server-" + cfg.ServerName
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open raft store: %w", err)
+	}
+	log, err := openLog(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		log: log, fsm: &fsm{machine: machine, failed: make(chan struct{})}, notify: make(chan bool, 16),
+		changed: make(chan struct{}), closing: make(chan struct{}),
+	}
+	if err := s.start(&cfg, logger); err != nil {
+		return nil, errors.Join(err, s.log.Close())
+	}
+	s.wg.Go(s.watchLeadership)
+	return s, nil
+}
+
+func (s *Store) start(cfg *Config, logger *slog.Logger) error {
+	hlog := newHCLog(logger)
+	snapshots, snapshotIndex, err := openSnapshots(cfg.Dir, hlog)
+	if err != nil {
+		return err
+	}
+	if err := checkLog(cfg.Dir, s.log, snapshotIndex); err != nil {
+		return err
+	}
+	conf := s.raftConfig(cfg)
+	conf.Logger = hlog
+	if err := s.found(cfg, conf, snapshots); err != nil {
+		return err
+	}
+	if s.raft, err = raft.NewRaft(conf, s.fsm, s.log, s.log, snapshots, s.trans); err != nil {
+		return fmt.Errorf("start raft: %w", err)
+	}
+	servers := s.raft.GetConfiguration()
+	if err := servers.Error(); err != nil {
+		return errors.Join(fmt.Errorf("read the cluster's configuration: %w", err), s.raft.Shutdown().Error())
+	}
+	if n := len(servers.Configuration().Servers); n != 1 {
+		return errors.Join(fmt.Errorf("%s belongs to a cluster of %d: %w", cfg.Dir, n, ErrSeveralServers), s.raft.Shutdown().Error())
+	}
+	return nil
+}
+
+func (s *Store) raftConfig(cfg *Config) *raft.Config {
+	conf := raft.DefaultConfig()
+	conf.HeartbeatTimeout, conf.ElectionTimeout, conf.LeaderLeaseTimeout = aloneTimeout, aloneTimeout, aloneTimeout
+	conf.BatchApplyCh = true
+	conf.NotifyCh = s.notify
+	conf.NoLegacyTelemetry = true
+	if cfg.SnapshotThreshold > 0 {
+		conf.SnapshotThreshold = cfg.SnapshotThreshold
+		// More than twice the threshold stays, so that an older snapshot is still joined to the log.
+		conf.TrailingLogs = max(conf.TrailingLogs, 3*cfg.SnapshotThreshold)
+	}
+	conf.TrailingLogs = max(conf.TrailingLogs, 3*conf.SnapshotThreshold)
+	return conf
+}
+
+// found makes the identity and the first configuration, once. A crash in between is finished by the next start.
+func (s *Store) found(cfg *Config, conf *raft.Config, snapshots raft.SnapshotStore) error {
+	exists, err := raft.HasExistingState(s.log, s.log, snapshots)
+	if err != nil {
+		return fmt.Errorf("look for raft state in %s: %w", cfg.Dir, err)
+	}
+	id, known, err := loadIdentity(cfg.Dir)
+	switch {
+	case err != nil:
+		return err
+	case known && id.Founded && !exists:
+		return &DamagedError{Path: cfg.Dir, Cause: errors.New("it has been in use, and its log and snapshots are gone")}
+	case !known && exists:
+		return &DamagedError{Path: cfg.Dir, Cause: fmt.Errorf("%s is missing", identityFile)}
+	case known && !strings.HasPrefix(id.ServerID, cfg.ServerName+"-"):
+		return fmt.Errorf("open raft store: %s belongs to server %s, not to a server %s", cfg.Dir, id.ServerID, cfg.ServerName)
+	case !known:
+		id = newIdentity(cfg.ServerName)
+		if err := id.save(cfg.Dir); err != nil {
+			return err
+		}
+	}
+	conf.LocalID = raft.ServerID(id.ServerID)
+	_, s.trans = raft.NewInmemTransport(raft.ServerAddress(cfg.Address))
+	if !exists {
+		servers := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: conf.LocalID, Address: s.trans.LocalAddr()}}}
+		if err := raft.BootstrapCluster(conf, s.log, s.log, snapshots, s.trans, servers); err != nil {
+			return fmt.Errorf("found the cluster: %w", err)
+		}
+	}
+	if !id.Founded {
+		id.Founded = true
+		if err := id.save(cfg.Dir); err != nil {
+			return err
+		}
+	}
+	s.id = id
+	return nil
+}
+
+// ClusterID names the cluster; it is made when the cluster is founded.
+func (s *Store) ClusterID() string { return s.id.ClusterID }
+
+// ServerID names this node: ServerName and an incarnation that was made with the directory.
+func (s *Store) ServerID() string { return s.id.ServerID }
+
+// Propose replicates a command and waits until it is applied here. When ctx ends first, or leadership is lost, the error is ErrUnknownOutcome; ErrNotLeader
+// says that the command was not applied.
+func (s *Store) Propose(ctx context.Context, cmd []byte) (Result, error) {
+	if len(cmd) > MaxCommandBytes {
+		return Result{}, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(cmd), MaxCommandBytes)
+	}
+	if err := s.usable(); err != nil {
+		return Result{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return Result{}, fmt.Errorf("propose: %w", context.Cause(ctx))
+	}
+	future := s.raft.Apply(seal(cmd), applyTimeout)
+	if err := s.await(ctx, future); err != nil {
+		return Result{}, err
+	}
+	value := future.Response()
+	if err, ok := value.(*HaltedError); ok {
+		return Result{}, err
+	}
+	return Result{Index: future.Index(), Value: value}, nil
+}
+
+func (s *Store) await(ctx context.Context, future raft.Future) error {
+	done := make(chan error, 1)
+	// Ends with the future, which ends with the store at the latest.
+	go func() { done <- future.Error() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			return proposeError(err)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, context.Cause(ctx))
+	}
+}
+
+// Read returns nil when everything that was acknowledged before the call is applied to the machine here: what is read of it afterwards is linearizable.
+func (s *Store) Read(ctx context.Context) error {
+	if err := s.usable(); err != nil {
+		return err
+	}
+	lead := s.Leadership()
+	if !lead.Leader {
+		return ErrNotLeader
+	}
+	// A proposal is acknowledged after it was applied here, and those of earlier terms were applied before Leadership said so. What remains to be shown is that
+	// nobody else leads by now.
+	if err := s.await(ctx, s.raft.VerifyLeader()); err != nil {
+		return fmt.Errorf("%w: verify leadership: %w", ErrNotLeader, err)
+	}
+	if s.Leadership() != lead {
+		return ErrNotLeader
+	}
+	return nil
+}
+
+func (s *Store) usable() error {
+	select {
+	case <-s.closing:
+		return ErrClosed
+	default:
+	}
+	if err := s.fsm.halted.Load(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// Leader is the id of the server that leads, as far as this node knows, or "".
+func (s *Store) Leader() string {
+	_, id := s.raft.LeaderWithID()
+	return string(id)
+}
+
+// Leadership says whether this node leads now.
+func (s *Store) Leadership() Leadership {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lead
+}
+
+// LeadershipChanges yields the present leadership and then each change, the newest only when several happened meanwhile. It ends with ctx and with the store.
+func (s *Store) LeadershipChanges(ctx context.Context) iter.Seq[Leadership] {
+	return func(yield func(Leadership) bool) {
+		for {
+			s.mu.Lock()
+			lead, changed := s.lead, s.changed
+			s.mu.Unlock()
+			if !yield(lead) {
+				return
+			}
+			for s.Leadership() == lead {
+				select {
+				case <-ctx.Done():
+					return
+				case <-s.closing:
+					return
+				case <-changed:
+				}
+				s.mu.Lock()
+				changed = s.changed
+				s.mu.Unlock()
+			}
+		}
+	}
+}
+
+func (s *Store) setLeadership(l Leadership) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lead == l {
+		return
+	}
+	s.lead = l
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// watchLeadership must always be ready to receive: raft blocks on the channel.
+func (s *Store) watchLeadership() {
+	for {
+		select {
+		case <-s.closing:
+			return
+		case leads := <-s.notify:
+			if !leads {
+				s.setLeadership(Leadership{})
+				continue
+			}
+			term := s.raft.CurrentTerm()
+			if s.raft.Barrier(0).Error() == nil && s.raft.CurrentTerm() == term {
+				s.setLeadership(Leadership{Leader: true, Term: term})
+			}
+		}
+	}
+}
+
+// AppliedIndex is the log index of the last command that the machine has applied.
+func (s *Store) AppliedIndex() uint64 { return s.fsm.applied.Load() }
+
+// Servers lists the members of the cluster.
+func (s *Store) Servers() ([]Server, error) {
+	f := s.raft.GetConfiguration()
+	if err := f.Error(); err != nil {
+		return nil, fmt.Errorf("read the cluster's configuration: %w", err)
+	}
+	var out []Server
+	for _, server := range f.Configuration().Servers {
+		out = append(out, Server{ID: string(server.ID), Address: string(server.Address), Voter: server.Suffrage == raft.Voter})
+	}
+	return out, nil
+}
+
+// Snapshot writes a snapshot now. It returns nil also when there is nothing new to write.
+func (s *Store) Snapshot() error {
+	if err := s.usable(); err != nil {
+		return err
+	}
+	if err := s.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return fmt.Errorf("write snapshot: %w", err)
+	}
+	return nil
+}
+
+// Failed is closed when the machine halted: this node serves nothing any more and should be stopped. Err says why.
+func (s *Store) Failed() <-chan struct{} { return s.fsm.failed }
+
+// Err is nil until Failed is closed.
+func (s *Store) Err() error {
+	if err := s.fsm.halted.Load(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// Close stops the node and returns when it uses the directory no more. It may be called again.
+func (s *Store) Close() error {
+	s.closeOnce.Do(func() {
+		close(s.closing)
+		err := s.raft.Shutdown().Error()
+		s.wg.Wait()
+		s.setLeadership(Leadership{})
+		s.closeErr = errors.Join(err, s.trans.Close(), s.log.Close())
+	})
+	return s.closeErr
+}

@@ -1,0 +1,327 @@
+package raftstore_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/conveyor-etl/conveyor/raftstore"
+)
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("RAFTSTORE_TEST_CHILD"); dir != "" {
+		os.Exit(child(dir))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// journal is a machine that remembers its commands.
+type journal struct {
+	mu   sync.Mutex
+	cmds []string
+}
+
+func (j *journal) Apply(_ uint64, cmd []byte) any {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if string(cmd) == "future command" {
+		return raftstore.Halt{Reason: "unknown command"}
+	}
+	j.cmds = append(j.cmds, string(cmd))
+	return len(j.cmds)
+}
+
+func (j *journal) Snapshot() (func(io.Writer) error, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	cmds := j.cmds[:len(j.cmds):len(j.cmds)]
+	return func(w io.Writer) error { return json.NewEncoder(w).Encode(cmds) }, nil
+}
+
+func (j *journal) Restore(r io.Reader) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return json.NewDecoder(r).Decode(&j.cmds)
+}
+
+func (j *journal) all() []string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return append([]string(nil), j.cmds...)
+}
+
+func open(t *testing.T, dir string, m raftstore.StateMachine) *raftstore.Store {
+	t.Helper()
+	s, err := raftstore.Open(t.Context(), raftstore.Config{Dir: dir, ServerName: "1"}, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	lead(t, s)
+	return s
+}
+
+func lead(t *testing.T, s *raftstore.Store) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for l := range s.LeadershipChanges(ctx) {
+		if l.Leader {
+			return
+		}
+	}
+	t.Fatal("never led")
+}
+
+func propose(t *testing.T, s *raftstore.Store, cmd string) raftstore.Result {
+	t.Helper()
+	r, err := s.Propose(t.Context(), []byte(cmd))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestStore_LeadsSoonAndKeepsCommandsOverARestart(t *testing.T) {
+	dir := t.TempDir()
+	began := time.Now()
+	s := open(t, dir, &journal{})
+	t.Logf("leads after %v", time.Since(began))
+	if r := propose(t, s, "a"); r.Value != 1 || r.Index == 0 {
+		t.Errorf("result %+v", r)
+	}
+	propose(t, s, "b")
+	cluster, server := s.ClusterID(), s.ServerID()
+	if s.Leader() != server {
+		t.Errorf("leader %q, server %q", s.Leader(), server)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Propose(t.Context(), []byte("c")); !errors.Is(err, raftstore.ErrClosed) {
+		t.Errorf("propose after close: %v", err)
+	}
+
+	j := &journal{}
+	s = open(t, dir, j)
+	if err := s.Read(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(j.all(), ""); got != "ab" {
+		t.Errorf("commands after restart: %q", got)
+	}
+	if s.ClusterID() != cluster || s.ServerID() != server {
+		t.Error("identity changed over a restart")
+	}
+}
+
+func TestStore_SnapshotAndLogTogetherRestoreTheState(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, &journal{})
+	propose(t, s, "a")
+	if err := s.Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	propose(t, s, "b")
+	s.Close()
+	j := &journal{}
+	s = open(t, dir, j)
+	if got := strings.Join(j.all(), ""); got != "ab" {
+		t.Errorf("commands %q", got)
+	}
+	s.Close()
+
+	// A byte of the newest snapshot flips.
+	files, _ := filepath.Glob(filepath.Join(dir, "snapshots", "*", "state.bin"))
+	if len(files) != 1 {
+		t.Fatalf("snapshots: %v", files)
+	}
+	flip(t, files[0], func(data []byte) int { return 0 })
+	refused(t, dir, raftstore.ErrDamaged)
+}
+
+func TestOpen_RefusesADirectoryInUse(t *testing.T) {
+	dir := t.TempDir()
+	open(t, dir, &journal{})
+	refused(t, dir, raftstore.ErrInUse)
+}
+
+func TestOpen_RefusesDamageAndChangesNothing(t *testing.T) {
+	for name, damage := range map[string]func(t *testing.T, dir string){
+		"a flipped bit in a command": func(t *testing.T, dir string) {
+			flip(t, filepath.Join(dir, "raft.db"), func(data []byte) int { return bytes.LastIndex(data, []byte("precious")) })
+		},
+		"a log cut short": func(t *testing.T, dir string) { os.Truncate(filepath.Join(dir, "raft.db"), 5000) },
+		"an empty log":    func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "raft.db")) },
+		"no identity":     func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "identity.json")) },
+		"garbage in header": func(t *testing.T, dir string) {
+			os.WriteFile(filepath.Join(dir, "raft.db"), make([]byte, 1<<16), 0o600)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			s := open(t, dir, &journal{})
+			propose(t, s, "precious")
+			s.Close()
+			damage(t, dir)
+			refused(t, dir, raftstore.ErrDamaged)
+			refused(t, dir, raftstore.ErrDamaged)
+		})
+	}
+}
+
+func refused(t *testing.T, dir string, want error) {
+	t.Helper()
+	s, err := raftstore.Open(t.Context(), raftstore.Config{Dir: dir, ServerName: "1"}, &journal{})
+	if !errors.Is(err, want) {
+		t.Fatalf("open: %v, want %v", err, want)
+	}
+	if s != nil {
+		t.Error("a store came with the error")
+	}
+	t.Log(err)
+}
+
+func flip(t *testing.T, path string, at func([]byte) int) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := at(data)
+	if i < 0 {
+		t.Fatal("nothing to flip")
+	}
+	data[i] ^= 1
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOpen_RefusesTheDirectoryOfAnotherServer(t *testing.T) {
+	dir := t.TempDir()
+	open(t, dir, &journal{}).Close()
+	if _, err := raftstore.Open(t.Context(), raftstore.Config{Dir: dir, ServerName: "2"}, &journal{}); err == nil {
+		t.Error("opened")
+	}
+}
+
+func TestStore_HaltsAtACommandItDoesNotKnow(t *testing.T) {
+	s := open(t, t.TempDir(), &journal{})
+	var halted *raftstore.HaltedError
+	if _, err := s.Propose(t.Context(), []byte("future command")); !errors.As(err, &halted) || halted.Reason != "unknown command" {
+		t.Fatalf("propose: %v", err)
+	}
+	<-s.Failed()
+	if _, err := s.Propose(t.Context(), []byte("a")); !errors.Is(err, raftstore.ErrHalted) {
+		t.Errorf("propose after halt: %v", err)
+	}
+	if err := s.Read(t.Context()); !errors.Is(err, raftstore.ErrHalted) {
+		t.Errorf("read after halt: %v", err)
+	}
+	if err := s.Snapshot(); !errors.Is(err, raftstore.ErrHalted) {
+		t.Errorf("snapshot after halt: %v", err)
+	}
+}
+
+func TestPropose_RefusesWhatIsTooLarge(t *testing.T) {
+	s := open(t, t.TempDir(), &journal{})
+	if _, err := s.Propose(t.Context(), make([]byte, raftstore.MaxCommandBytes+1)); !errors.Is(err, raftstore.ErrTooLarge) {
+		t.Error(err)
+	}
+	if _, err := s.Propose(t.Context(), make([]byte, raftstore.MaxCommandBytes)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPropose_ConcurrentCommandsAreEachAppliedOnce(t *testing.T) {
+	j := &journal{}
+	s := open(t, t.TempDir(), j)
+	var wg sync.WaitGroup
+	for i := range 50 {
+		wg.Go(func() {
+			if _, err := s.Propose(t.Context(), []byte(strconv.Itoa(i))); err != nil {
+				t.Error(err)
+			}
+			if err := s.Read(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	seen := map[string]int{}
+	for _, c := range j.all() {
+		seen[c]++
+	}
+	for i := range 50 {
+		if seen[strconv.Itoa(i)] != 1 {
+			t.Errorf("command %d applied %d times", i, seen[strconv.Itoa(i)])
+		}
+	}
+}
+
+// child proposes numbers and prints each that was acknowledged, until it is killed.
+func child(dir string) int {
+	s, err := raftstore.Open(context.Background(), raftstore.Config{Dir: dir, ServerName: "1"}, &journal{})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	for l := range s.LeadershipChanges(context.Background()) {
+		if l.Leader {
+			break
+		}
+	}
+	for i := 0; ; i++ {
+		if _, err := s.Propose(context.Background(), []byte(strconv.Itoa(i))); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		fmt.Println(i)
+	}
+}
+
+func TestStore_KeepsEveryAcknowledgedCommandOverKill(t *testing.T) {
+	dir := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), "RAFTSTORE_TEST_CHILD="+dir)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var got bytes.Buffer
+	for bytes.Count(got.Bytes(), []byte("\n")) < 30 {
+		if _, err := io.CopyN(&got, out, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd.Process.Kill()
+	io.Copy(&got, out)
+	cmd.Wait()
+	lines := strings.Split(strings.TrimSpace(got.String()), "\n")
+	if !strings.HasSuffix(got.String(), "\n") {
+		lines = lines[:len(lines)-1]
+	}
+	j := &journal{}
+	open(t, dir, j)
+	if have := j.all(); len(have) < len(lines) || strings.Join(have[:len(lines)], " ") != strings.Join(lines, " ") {
+		t.Errorf("acknowledged %d commands, found %d", len(lines), len(have))
+	}
+}
