@@ -1,6 +1,7 @@
 package dsl
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -98,5 +99,5 @@ func Err(diags []Diagnostic) error {
 			errs = append(errs, d)
 		}
 	}
-	return joinErrors(errs)
+	return errors.Join(errs...)
 }

@@ -1,17 +1,33 @@
 package dsl
 
-import "io"
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
 
-// Set is the resources of a Load, in the order of files and documents.
+// Set is the resources of a Load, in the order of files and documents. The zero Set is empty. It may be read by several goroutines.
 type Set struct {
+	// Resources are the resources without errors of their own.
 	Resources []*Resource
 
-	sources map[string][]byte
+	// faulty are those with errors: they are no good, but a reference to them is not missing.
+	faulty []*Resource
+	texts  map[string][]byte
 }
 
 // Lookup returns the first resource of this kind, namespace and name.
 func (s *Set) Lookup(kind, namespace, name string) (*Resource, bool) {
-	for _, r := range s.Resources {
+	return find(s.Resources, kind, namespace, name)
+}
+
+func find(rs []*Resource, kind, namespace, name string) (*Resource, bool) {
+	for _, r := range rs {
 		if r.Kind == kind && r.Metadata.Namespace == namespace && r.Metadata.Name == name {
 			return r, true
 		}
@@ -31,7 +47,7 @@ func (s *Set) Pipelines() []*Resource {
 }
 
 // Source returns the text of a loaded file, or nil. It fits Render.
-func (s *Set) Source(file string) []byte { return s.sources[file] }
+func (s *Set) Source(file string) []byte { return s.texts[file] }
 
 // Loader reads manifests from files.
 type Loader struct {
@@ -39,5 +55,95 @@ type Loader struct {
 	Stdin io.Reader
 }
 
-// Load reads manifests from files and directories with a zero Loader.
+// Load reads manifests from files and directories. It is Loader{}.Load, which does not read standard input.
 func Load(paths []string) (*Set, []Diagnostic) { return Loader{}.Load(paths) }
+
+// Load reads manifests from files, from directories (all *.yaml, *.yml and *.json below them, in the order of their paths) and, for "-", from Stdin.
+// It returns what it could read together with every fault; a file that two paths name is read once. It does no Validate.
+func (l Loader) Load(paths []string) (*Set, []Diagnostic) {
+	set := &Set{texts: map[string][]byte{}}
+	var diags []Diagnostic
+	for _, path := range paths {
+		diags = append(diags, l.path(set, path)...)
+	}
+	if len(set.Resources) == 0 && len(set.faulty) == 0 && len(diags) == 0 {
+		diags = append(diags, Diagnostic{
+			Code: CodeNoManifests, Severity: Error, Message: "no manifests in " + strings.Join(paths, ", "),
+			Suggestion: "directories are searched for *.yaml, *.yml and *.json",
+		})
+	}
+	return set, diags
+}
+
+func (l Loader) path(set *Set, path string) []Diagnostic {
+	if path == "-" {
+		if l.Stdin == nil {
+			return []Diagnostic{unreadable(path, errors.New("standard input is not available here"))}
+		}
+		return set.read(path, l.Stdin)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return []Diagnostic{unreadable(path, err)}
+	}
+	if !info.IsDir() {
+		return set.file(path)
+	}
+	var diags []Diagnostic
+	err = filepath.WalkDir(path, func(p string, e fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			diags = append(diags, unreadable(p, err))
+		case e.IsDir() && p != path && strings.HasPrefix(e.Name(), "."):
+			return fs.SkipDir
+		case !e.IsDir() && slices.Contains([]string{".yaml", ".yml", ".json"}, strings.ToLower(filepath.Ext(p))):
+			diags = append(diags, set.file(p)...)
+		}
+		return nil
+	})
+	if err != nil {
+		diags = append(diags, unreadable(path, err))
+	}
+	return diags
+}
+
+func (s *Set) file(path string) []Diagnostic {
+	path = filepath.Clean(path)
+	if _, again := s.texts[path]; again {
+		return nil
+	}
+	// A pipe or a device could block for ever.
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return []Diagnostic{unreadable(path, errors.New("it is not a regular file"))}
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return []Diagnostic{unreadable(path, err)}
+	}
+	defer f.Close()
+	return s.read(path, f)
+}
+
+func (s *Set) read(name string, r io.Reader) []Diagnostic {
+	data, err := io.ReadAll(io.LimitReader(r, MaxFileBytes+1))
+	if err != nil {
+		return []Diagnostic{unreadable(name, err)}
+	}
+	s.texts[name] = data
+	rs, diags := parseAll(name, data)
+	for _, r := range rs {
+		if r.faulty {
+			s.faulty = append(s.faulty, r)
+		} else {
+			s.Resources = append(s.Resources, r)
+		}
+	}
+	return diags
+}
+
+func unreadable(path string, err error) Diagnostic {
+	if e := new(fs.PathError); errors.As(err, &e) {
+		err = e.Err
+	}
+	return Diagnostic{Code: CodeUnreadable, Severity: Error, File: path, Message: fmt.Sprintf("read %s: %v", path, err)}
+}

@@ -43,6 +43,8 @@ type Resource struct {
 	Spec Spec `json:"spec"`
 
 	place *place
+	// faulty says that the manifest has an error, so that only Validate may see it.
+	faulty bool
 }
 
 // Metadata names a resource and carries what users attach to it.
