@@ -978,9 +978,12 @@ type Peer struct {
 	// best_effort: a record for which the edge has no room is shed.
 	BestEffort bool `protobuf:"varint,3,opt,name=best_effort,json=bestEffort,proto3" json:"best_effort,omitempty"`
 	// sidecar that owns the stage; empty while nobody does.
-	SidecarId     string    `protobuf:"bytes,4,opt,name=sidecar_id,json=sidecarId,proto3" json:"sidecar_id,omitempty"`
-	Address       string    `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
-	Epoch         *v1.Epoch `protobuf:"bytes,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	SidecarId string    `protobuf:"bytes,4,opt,name=sidecar_id,json=sidecarId,proto3" json:"sidecar_id,omitempty"`
+	Address   string    `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
+	Epoch     *v1.Epoch `protobuf:"bytes,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// completed: the stage has completed in this generation and runs nowhere any more. From there nothing will come, and there nothing
+	// needs to go.
+	Completed     bool `protobuf:"varint,7,opt,name=completed,proto3" json:"completed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1055,6 +1058,13 @@ func (x *Peer) GetEpoch() *v1.Epoch {
 		return x.Epoch
 	}
 	return nil
+}
+
+func (x *Peer) GetCompleted() bool {
+	if x != nil {
+		return x.Completed
+	}
+	return false
 }
 
 // StageSpec is what a stage does.
@@ -1334,7 +1344,10 @@ func (x *CelWork) GetMap() string {
 }
 
 type DeadLetterWork struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// finish: the pipeline's other stages have completed, so no letter will be added by them. The lane ends behind the last letter that
+	// there is. It turns true within one epoch.
+	Finish        bool `protobuf:"varint,1,opt,name=finish,proto3" json:"finish,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1367,6 +1380,13 @@ func (x *DeadLetterWork) ProtoReflect() protoreflect.Message {
 // Deprecated: Use DeadLetterWork.ProtoReflect.Descriptor instead.
 func (*DeadLetterWork) Descriptor() ([]byte, []int) {
 	return file_conveyor_control_v1_sidecar_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *DeadLetterWork) GetFinish() bool {
+	if x != nil {
+		return x.Finish
+	}
+	return false
 }
 
 // Limits bound what a stage holds; 0 leaves a limit to the sidecar.
@@ -2463,7 +2483,7 @@ const file_conveyor_control_v1_sidecar_proto_rawDesc = "" +
 	"\n" +
 	"downstream\x18\v \x03(\v2\x19.conveyor.control.v1.PeerR\n" +
 	"downstream\x12\x1c\n" +
-	"\tsignature\x18\f \x01(\fR\tsignature\"\xb4\x01\n" +
+	"\tsignature\x18\f \x01(\fR\tsignature\"\xd2\x01\n" +
 	"\x04Peer\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x12\n" +
 	"\x04when\x18\x02 \x01(\tR\x04when\x12\x1f\n" +
@@ -2472,7 +2492,8 @@ const file_conveyor_control_v1_sidecar_proto_rawDesc = "" +
 	"\n" +
 	"sidecar_id\x18\x04 \x01(\tR\tsidecarId\x12\x18\n" +
 	"\aaddress\x18\x05 \x01(\tR\aaddress\x12(\n" +
-	"\x05epoch\x18\x06 \x01(\v2\x12.conveyor.v1.EpochR\x05epoch\"\xe5\x03\n" +
+	"\x05epoch\x18\x06 \x01(\v2\x12.conveyor.v1.EpochR\x05epoch\x12\x1c\n" +
+	"\tcompleted\x18\a \x01(\bR\tcompleted\"\xe5\x03\n" +
 	"\tStageSpec\x12,\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x18.conveyor.v1.ServiceKindR\x04kind\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12E\n" +
@@ -2492,8 +2513,9 @@ const file_conveyor_control_v1_sidecar_proto_rawDesc = "" +
 	"\agateway\x18\x04 \x01(\bR\agateway\"3\n" +
 	"\aCelWork\x12\x16\n" +
 	"\x06filter\x18\x01 \x01(\tR\x06filter\x12\x10\n" +
-	"\x03map\x18\x02 \x01(\tR\x03map\"\x10\n" +
-	"\x0eDeadLetterWork\"\xbc\x01\n" +
+	"\x03map\x18\x02 \x01(\tR\x03map\"(\n" +
+	"\x0eDeadLetterWork\x12\x16\n" +
+	"\x06finish\x18\x01 \x01(\bR\x06finish\"\xbc\x01\n" +
 	"\x06Limits\x12%\n" +
 	"\x0ewindow_records\x18\x01 \x01(\rR\rwindowRecords\x12!\n" +
 	"\fwindow_bytes\x18\x02 \x01(\x04R\vwindowBytes\x12#\n" +
