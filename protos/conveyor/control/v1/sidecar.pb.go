@@ -2227,7 +2227,9 @@ type ReplayOutcome struct {
 	LetterId uint64                 `protobuf:"varint,1,opt,name=letter_id,json=letterId,proto3" json:"letter_id,omitempty"`
 	Outcome  v11.Outcome            `protobuf:"varint,2,opt,name=outcome,proto3,enum=conveyor.link.v1.Outcome" json:"outcome,omitempty"`
 	// failed_again: the record failed at the same stage; its new letter is stored as this id.
-	FailedAgain   uint64 `protobuf:"varint,3,opt,name=failed_again,json=failedAgain,proto3" json:"failed_again,omitempty"`
+	FailedAgain uint64 `protobuf:"varint,3,opt,name=failed_again,json=failedAgain,proto3" json:"failed_again,omitempty"`
+	// problem says why the record was not taken, for people; there is no outcome then and the letter stays as it is.
+	Problem       string `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2281,6 +2283,13 @@ func (x *ReplayOutcome) GetFailedAgain() uint64 {
 		return x.FailedAgain
 	}
 	return 0
+}
+
+func (x *ReplayOutcome) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
 }
 
 type ReplaysResponse struct {
@@ -2574,11 +2583,12 @@ const file_conveyor_control_v1_sidecar_proto_rawDesc = "" +
 	"\tduplicate\x18\x02 \x01(\bR\tduplicate\"\x86\x01\n" +
 	"\x0eReplaysRequest\x126\n" +
 	"\asession\x18\x01 \x01(\v2\x1c.conveyor.control.v1.SessionR\asession\x12<\n" +
-	"\aoutcome\x18\x02 \x01(\v2\".conveyor.control.v1.ReplayOutcomeR\aoutcome\"\x84\x01\n" +
+	"\aoutcome\x18\x02 \x01(\v2\".conveyor.control.v1.ReplayOutcomeR\aoutcome\"\x9e\x01\n" +
 	"\rReplayOutcome\x12\x1b\n" +
 	"\tletter_id\x18\x01 \x01(\x04R\bletterId\x123\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x19.conveyor.link.v1.OutcomeR\aoutcome\x12!\n" +
-	"\ffailed_again\x18\x03 \x01(\x04R\vfailedAgain\"F\n" +
+	"\ffailed_again\x18\x03 \x01(\x04R\vfailedAgain\x12\x18\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem\"F\n" +
 	"\x0fReplaysResponse\x123\n" +
 	"\x06letter\x18\x01 \x01(\v2\x1b.conveyor.control.v1.LetterR\x06letter\"K\n" +
 	"\x11DeregisterRequest\x126\n" +
