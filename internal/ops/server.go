@@ -4,7 +4,6 @@ package ops
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,10 +21,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-const (
-	checkTimeout = 5 * time.Second
-	stopTimeout  = 2 * time.Second
-)
+// stopTimeout is how long requests in progress may go on after Run was asked to end.
+const stopTimeout = 2 * time.Second
 
 // Config says where the side port listens.
 type Config struct {
@@ -37,18 +34,11 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// A Check reports whether one thing that the process needs works; nil means yes. It should end with
-// ctx, is called by several goroutines, and its error is shown to whoever asks.
-type Check func(ctx context.Context) error
-
-// Checks are named checks. /readyz answers 200 when all of them pass.
-type Checks map[string]Check
-
 // A Server is the side port. /healthz answers 200 for as long as the process can answer at all.
 type Server struct {
 	cfg      Config
 	registry *prometheus.Registry
-	checks   Checks
+	ready    *readiness
 
 	mu  sync.Mutex
 	lis net.Listener
@@ -66,7 +56,7 @@ func New(cfg Config, registry *prometheus.Registry, checks Checks) (*Server, err
 			return nil, fmt.Errorf("register runtime metrics: %w", err)
 		}
 	}
-	return &Server{cfg: cfg, registry: registry, checks: checks}, nil
+	return &Server{cfg: cfg, registry: registry, ready: newReadiness(checks)}, nil
 }
 
 // Listen opens the port, so that a conflict shows before anything else starts. Run does it if it was
@@ -156,7 +146,7 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{Registry: s.registry, MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { reply(w, report{Status: "ok"}) })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) { reply(w, s.ready(r.Context())) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) { reply(w, s.ready.report(r.Context())) })
 	if s.isLoopback() {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
@@ -165,58 +155,6 @@ func (s *Server) Handler() http.Handler {
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
 	return mux
-}
-
-// report is the body of /healthz and /readyz.
-type report struct {
-	Status  string            `json:"status"` // ok or failing
-	Failing map[string]string `json:"failing,omitempty"`
-}
-
-// ready runs all checks at the same time, so that one that hangs does not hide the others.
-func (s *Server) ready(ctx context.Context) report {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	type result struct {
-		name string
-		err  error
-	}
-	results := make(chan result, len(s.checks))
-	for name, check := range s.checks {
-		go func() { results <- result{name, check(ctx)} }()
-	}
-	failing := map[string]string{}
-	pending := map[string]bool{}
-	for name := range s.checks {
-		pending[name] = true
-	}
-	for len(pending) > 0 {
-		select {
-		case r := <-results:
-			delete(pending, r.name)
-			if r.err != nil {
-				failing[r.name] = r.err.Error()
-			}
-		case <-ctx.Done():
-			for name := range pending {
-				failing[name] = "no answer in time"
-			}
-			pending = nil
-		}
-	}
-	if len(failing) == 0 {
-		return report{Status: "ok"}
-	}
-	return report{Status: "failing", Failing: failing}
-}
-
-func reply(w http.ResponseWriter, r report) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	if r.Status != "ok" {
-		w.WriteHeader(http.StatusServiceUnavailable)
-	}
-	_ = json.NewEncoder(w).Encode(r) // the client has gone
 }
 
 func (s *Server) isLoopback() bool {
