@@ -1,0 +1,182 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/conveyor-etl/conveyor/client"
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+)
+
+const (
+	registerTimeout = 5 * time.Second
+	defaultTTL      = 10 * time.Second
+	minHeartbeat    = 10 * time.Millisecond
+	maxHeartbeat    = time.Minute
+	// shortLife is how long a session should live at least. Sessions that end sooner, one after the other, are made ever more slowly: two
+	// sidecars of one id would otherwise do nothing but end each other's.
+	shortLife = 10 * time.Second
+	// complainEvery is how often a failure that stays the same is logged.
+	complainEvery = time.Minute
+)
+
+// Run keeps a session until ctx ends, and then returns nil with the session still open: Deregister ends it. The engine is driven from
+// here. An error says that registering can never succeed as things are configured.
+func (s *Session) Run(ctx context.Context, engine Engine) error {
+	var again backoff
+	for {
+		resp, edition, err := s.register(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		born := time.Now()
+		err = s.hold(ctx, resp, edition, engine)
+		if ctx.Err() != nil {
+			return nil
+		}
+		s.log.Warn("session ended, registering again", "sidecar", s.cfg.SidecarID, "err", err)
+		if time.Since(born) >= shortLife {
+			again.reset()
+		} else if again.round > 1 {
+			s.log.Warn("sessions end soon after they began: does another sidecar use the same id?", "sidecar", s.cfg.SidecarID)
+		}
+		if !again.pause(ctx) {
+			return nil
+		}
+	}
+}
+
+// register asks for a session for as long as it takes. It returns which edition of the endpoints the routers know with it.
+func (s *Session) register(ctx context.Context) (*controlv1.RegisterResponse, uint64, error) {
+	var again backoff
+	var complained time.Time
+	for {
+		endpoints, edition := s.snapshot()
+		req := &controlv1.RegisterRequest{
+			SidecarId:     s.cfg.SidecarID,
+			Address:       s.cfg.Address,
+			HostName:      s.cfg.HostName,
+			HostAddresses: s.cfg.HostAddresses,
+			Version:       s.cfg.Version,
+			FeatureLevel:  s.cfg.FeatureLevel,
+			Endpoints:     endpoints,
+		}
+		try, cancel := context.WithTimeout(ctx, registerTimeout)
+		resp, err := s.client.Register(try, req)
+		cancel()
+		if err == nil {
+			err = acceptable(resp)
+		}
+		switch {
+		case err == nil:
+			return resp, edition, nil
+		case ctx.Err() != nil:
+			return nil, 0, context.Cause(ctx)
+		case hopeless(err):
+			return nil, 0, fmt.Errorf("register sidecar %s: %w", s.cfg.SidecarID, err)
+		}
+		s.answered(err)
+		if time.Since(complained) >= complainEvery {
+			complained = time.Now()
+			s.log.Warn("not registered, still trying; what is assigned goes on", "sidecar", s.cfg.SidecarID, "err", err)
+		}
+		if !again.pause(ctx) {
+			return nil, 0, context.Cause(ctx)
+		}
+	}
+}
+
+var errSigned = errors.New("the routers sign assignments, which this version of the sidecar cannot verify: upgrade the sidecar")
+
+// acceptable checks what a router answered.
+func acceptable(resp *controlv1.RegisterResponse) error {
+	switch {
+	case resp.GetSession().GetSidecarId() == "":
+		return errors.New("the router answered without a session")
+	case len(resp.GetAssignmentKey()) > 0:
+		return errSigned
+	}
+	return nil
+}
+
+// hopeless reports whether the same registration can never succeed.
+func hopeless(err error) bool {
+	return errors.Is(err, client.ErrInsecure) || errors.Is(err, client.ErrInvalid) || errors.Is(err, errSigned)
+}
+
+// work is what goes on under one session.
+type work struct {
+	*Session
+	session *controlv1.Session
+	engine  Engine
+	// beat asks for a heartbeat soon.
+	beat chan struct{}
+	// news is sent to when the desired state changed.
+	news chan struct{}
+}
+
+// hold works under a session until it has ended, which is the error, or ctx has.
+func (s *Session) hold(ctx context.Context, resp *controlv1.RegisterResponse, edition uint64, engine Engine) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	w := &work{Session: s, session: resp.GetSession(), engine: engine, beat: make(chan struct{}, 1), news: make(chan struct{}, 1)}
+	s.begin(w.session, cancel)
+	every, ttl := pace(resp)
+	s.log.Info("registered", "sidecar", s.cfg.SidecarID, "cluster", resp.GetClusterId(), "session", w.session.GetEpoch(), "ttl", ttl)
+	var wg sync.WaitGroup
+	wg.Go(func() { w.heartbeats(ctx, every, ttl) })
+	wg.Go(func() { w.watch(ctx) })
+	wg.Go(func() { w.acknowledge(ctx) })
+	wg.Go(func() { w.report(ctx, edition) })
+	wg.Go(func() { w.replays(ctx) })
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// pace returns how often to send heartbeats, and how long the session lives without.
+func pace(resp *controlv1.RegisterResponse) (every, ttl time.Duration) {
+	ttl = time.Duration(resp.GetTtlMillis()) * time.Millisecond
+	if ttl == 0 {
+		ttl = defaultTTL
+	}
+	every = time.Duration(resp.GetHeartbeatMillis()) * time.Millisecond
+	if every == 0 {
+		every = ttl / 3
+	}
+	return min(max(every, minHeartbeat), maxHeartbeat), ttl
+}
+
+// Deregister ends the session after Run has returned, so that the routers need not wait for it to expire. It first says what has ended.
+func (s *Session) Deregister(ctx context.Context, engine Engine) error {
+	s.mu.Lock()
+	session := s.current
+	s.mu.Unlock()
+	if session == nil {
+		return nil
+	}
+	revision, _ := s.effective()
+	stages, lanes := engine.Reports()
+	err := s.client.Heartbeat(ctx, &controlv1.HeartbeatRequest{Session: session, Stages: stages, Lanes: lanes})
+	if ended := engine.Ended(); err == nil && len(ended) > 0 {
+		err = s.client.AcknowledgeAssignments(ctx, &controlv1.AcknowledgeAssignmentsRequest{Session: session, Revision: revision, Ended: ended})
+	}
+	if err == nil {
+		err = s.client.Deregister(ctx, session)
+	}
+	s.end(session, errDeregistered)
+	if errors.Is(err, client.ErrSessionEnded) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("sidecar %s: %w", s.cfg.SidecarID, err)
+	}
+	return nil
+}
+
+var errDeregistered = errors.New("deregistered")
