@@ -1,0 +1,94 @@
+package state
+
+import (
+	"maps"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conveyor-etl/conveyor/router/internal/state/statepb"
+)
+
+// CheckpointResult tells what became of one checkpoint.
+type CheckpointResult int
+
+// The results.
+const (
+	Accepted CheckpointResult = iota + 1
+	// Fenced: the generation or the epoch is no longer current.
+	Fenced
+	// Stale: the sequence is lower than the one stored.
+	Stale
+)
+
+// storeCheckpoints returns a []CheckpointResult, or a *Rejection when the session has ended.
+func (m *Machine) storeCheckpoints(c *statepb.StoreCheckpoints) any {
+	if _, r := m.session(c.GetSidecarId(), c.GetSessionEpoch()); r != nil {
+		return r
+	}
+	results := make([]CheckpointResult, len(c.GetCheckpoints()))
+	for i, cp := range c.GetCheckpoints() {
+		results[i] = m.storeCheckpoint(c, cp)
+	}
+	return results
+}
+
+func (m *Machine) storeCheckpoint(c *statepb.StoreCheckpoints, cp *statepb.Checkpoint) CheckpointResult {
+	a := m.assignments[StageKey{cp.GetPipeline(), cp.GetSourceStage()}]
+	if a == nil || a.GetSidecarId() != c.GetSidecarId() || a.GetSessionEpoch() != c.GetSessionEpoch() ||
+		a.GetGeneration() != cp.GetGeneration() || a.GetIndex() != cp.GetIndex() || m.incarnation != cp.GetIncarnation() {
+		return Fenced
+	}
+	lanes := m.lanes[cp.GetPipeline()]
+	if lanes == nil {
+		lanes = map[laneKey]*statepb.Checkpoint{}
+		m.lanes[cp.GetPipeline()] = lanes
+	}
+	key := laneKey{cp.GetSourceStage(), m.sourceOf(cp.GetPipeline(), cp.GetSourceStage()), cp.GetPartition()}
+	old := lanes[key]
+	// Sequences count within one epoch; an accepted epoch is never older than the stored one.
+	if old != nil && old.GetIncarnation() == cp.GetIncarnation() && old.GetIndex() == cp.GetIndex() && cp.GetSequence() < old.GetSequence() {
+		return Stale
+	}
+	stored := proto.CloneOf(cp)
+	stored.Source = key.source
+	if len(stored.GetPosition()) == 0 {
+		stored.Position = old.GetPosition()
+	}
+	lanes[key] = stored
+	return Accepted
+}
+
+// sourceOf is the manifest that a source stage reads: a stage that reads another one has other positions.
+func (m *Machine) sourceOf(pipeline, stage string) string {
+	for _, s := range m.pipelines[pipeline].GetPlan().GetStages() {
+		if s.GetName() == stage {
+			return s.GetService()
+		}
+	}
+	return ""
+}
+
+// Checkpoints returns those of a source stage for the manifest that it reads now, by partition.
+func (m *Machine) Checkpoints(pipeline, stage string) []*statepb.Checkpoint {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	source := m.sourceOf(pipeline, stage)
+	var out []*statepb.Checkpoint
+	for _, key := range slices.SortedFunc(maps.Keys(m.lanes[pipeline]), compareLanes) {
+		if key.stage == stage && key.source == source {
+			out = append(out, m.lanes[pipeline][key])
+		}
+	}
+	return out
+}
+
+func compareLanes(a, b laneKey) int {
+	if a.stage != b.stage {
+		return compare(a.stage, b.stage)
+	}
+	if a.source != b.source {
+		return compare(a.source, b.source)
+	}
+	return compare(a.partition, b.partition)
+}

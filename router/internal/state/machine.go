@@ -1,0 +1,224 @@
+// Package state is the router's replicated state: a pure function of its log.
+//
+// Nothing here reads a clock, draws at random, or lets the order of a map into what it makes. Values that reads return are shared and must not be changed;
+// commands replace them.
+package state
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conveyor-etl/conveyor/raftstore"
+	"github.com/conveyor-etl/conveyor/router/internal/state/statepb"
+)
+
+// Reason says why a command was refused.
+type Reason string
+
+// The reasons.
+const (
+	NotFound     Reason = "NOT_FOUND"
+	Conflict     Reason = "CONFLICT"
+	SessionEnded Reason = "SESSION_ENDED"
+	Malformed    Reason = "MALFORMED"
+)
+
+// Rejection is a command's result when it changed nothing.
+type Rejection struct {
+	Reason  Reason
+	Message string
+}
+
+// Error is the message.
+func (r *Rejection) Error() string { return r.Message }
+
+func reject(reason Reason, format string, args ...any) *Rejection {
+	return &Rejection{Reason: reason, Message: fmt.Sprintf(format, args...)}
+}
+
+// ResourceKey names a resource.
+type ResourceKey struct{ Kind, Namespace, Name string }
+
+// StageKey names a stage of a pipeline; Pipeline is namespace/name.
+type StageKey struct{ Pipeline, Stage string }
+
+type laneKey struct{ stage, source, partition string }
+
+// Machine is the state. Apply, Snapshot and Restore are for the log; the other methods read and may be called at any time, concurrently.
+type Machine struct {
+	mu          sync.RWMutex
+	index       uint64
+	clusterID   string
+	incarnation uint64
+	resources   map[ResourceKey]*statepb.Resource
+	sessions    map[string]*statepb.Session
+	pipelines   map[string]*statepb.Pipeline
+	assignments map[StageKey]*statepb.Assignment
+	lanes       map[string]map[laneKey]*statepb.Checkpoint
+
+	view    *View         // nil when it is out of date
+	changed chan struct{} // closed and replaced at changes other than of checkpoints
+	events  eventLog
+}
+
+var _ raftstore.StateMachine = (*Machine)(nil)
+
+// New returns an empty state.
+func New() *Machine {
+	m := &Machine{changed: make(chan struct{})}
+	m.clear()
+	return m
+}
+
+func (m *Machine) clear() {
+	m.index, m.clusterID, m.incarnation = 0, "", 0
+	m.resources = map[ResourceKey]*statepb.Resource{}
+	m.sessions = map[string]*statepb.Session{}
+	m.pipelines = map[string]*statepb.Pipeline{}
+	m.assignments = map[StageKey]*statepb.Assignment{}
+	m.lanes = map[string]map[laneKey]*statepb.Checkpoint{}
+	m.view = nil
+	m.events = eventLog{}
+}
+
+// Apply implements raftstore.StateMachine. Its value is nil, a *Rejection, or what the command's function documents.
+func (m *Machine) Apply(index uint64, cmd []byte) any {
+	var c statepb.Command
+	if err := proto.Unmarshal(cmd, &c); err != nil {
+		return reject(Malformed, "the command cannot be read")
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.index = index
+	if s, ok := c.GetKind().(*statepb.Command_StoreCheckpoints); ok {
+		return m.storeCheckpoints(s.StoreCheckpoints)
+	}
+	result := m.dispatch(index, &c)
+	m.view = nil
+	close(m.changed)
+	m.changed = make(chan struct{})
+	return result
+}
+
+func (m *Machine) dispatch(index uint64, c *statepb.Command) any {
+	switch k := c.GetKind().(type) {
+	case *statepb.Command_Found:
+		if m.clusterID == "" {
+			m.clusterID, m.incarnation = k.Found.GetClusterId(), k.Found.GetIncarnation()
+		}
+		return nil
+	case *statepb.Command_PutResources:
+		return value(m.putResources(index, c.GetAtUnixNano(), k.PutResources))
+	case *statepb.Command_DeleteResource:
+		return value(m.deleteResource(index, k.DeleteResource))
+	case *statepb.Command_OpenSession:
+		return m.openSession(index, c.GetAtUnixNano(), k.OpenSession)
+	case *statepb.Command_EndSession:
+		return value(m.endSession(k.EndSession))
+	case *statepb.Command_SetEndpoints:
+		return value(m.setEndpoints(k.SetEndpoints))
+	case *statepb.Command_AdoptPlan:
+		return value(m.adoptPlan(k.AdoptPlan))
+	case *statepb.Command_DrainPipeline:
+		return value(m.drainPipeline(k.DrainPipeline))
+	case *statepb.Command_CutPipeline:
+		return value(m.cutPipeline(k.CutPipeline))
+	case *statepb.Command_RestartPipeline:
+		return value(m.restartPipeline(k.RestartPipeline))
+	case *statepb.Command_Assign:
+		return m.assign(index, k.Assign)
+	case *statepb.Command_EndAssignments:
+		return value(m.endAssignments(k.EndAssignments))
+	default:
+		return raftstore.Halt{Reason: "the log holds a command that this version does not know: start the version that wrote it, or a newer one"}
+	}
+}
+
+// value keeps a nil *Rejection from becoming a non-nil any.
+func value(r *Rejection) any {
+	if r == nil {
+		return nil
+	}
+	return r
+}
+
+// Changed returns a channel that is closed at the next change of anything but checkpoints. Take it before reading what it guards.
+func (m *Machine) Changed() <-chan struct{} {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.changed
+}
+
+// View is the state at one index, without checkpoints. It is shared: read only.
+type View struct {
+	Index       uint64
+	ClusterID   string
+	Incarnation uint64
+	Resources   map[ResourceKey]*statepb.Resource
+	Sessions    map[string]*statepb.Session
+	Pipelines   map[string]*statepb.Pipeline
+	Assignments map[StageKey]*statepb.Assignment
+}
+
+// View returns the present state.
+func (m *Machine) View() *View {
+	m.mu.RLock()
+	v := m.view
+	m.mu.RUnlock()
+	if v != nil {
+		return v
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.view == nil {
+		m.view = &View{
+			Index: m.index, ClusterID: m.clusterID, Incarnation: m.incarnation,
+			Resources: maps.Clone(m.resources), Sessions: maps.Clone(m.sessions),
+			Pipelines: maps.Clone(m.pipelines), Assignments: maps.Clone(m.assignments),
+		}
+	}
+	return m.view
+}
+
+// Index is that of the last applied command.
+func (m *Machine) Index() uint64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.index
+}
+
+// CompareStages orders stage keys.
+func CompareStages(a, b StageKey) int {
+	if a.Pipeline != b.Pipeline {
+		return compare(a.Pipeline, b.Pipeline)
+	}
+	return compare(a.Stage, b.Stage)
+}
+
+// CompareResources orders resource keys by kind, namespace and name.
+func CompareResources(a, b ResourceKey) int {
+	if a.Kind != b.Kind {
+		return compare(a.Kind, b.Kind)
+	}
+	if a.Namespace != b.Namespace {
+		return compare(a.Namespace, b.Namespace)
+	}
+	return compare(a.Name, b.Name)
+}
+
+func compare(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// SortedKeys returns the keys of a map in their order.
+func SortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
