@@ -3,18 +3,16 @@ module github.com/conveyor-etl/conveyor/integration
 go 1.26.0
 
 require (
-	github.com/conveyor-etl/conveyor/buffer v0.1.0
-	github.com/conveyor-etl/conveyor/cli v0.1.0
-	github.com/conveyor-etl/conveyor/client v0.1.0
-	github.com/conveyor-etl/conveyor/connectors v0.1.0
-	github.com/conveyor-etl/conveyor/dlq v0.1.0
-	github.com/conveyor-etl/conveyor/dsl v0.1.0
-	github.com/conveyor-etl/conveyor/internal v0.1.0
-	github.com/conveyor-etl/conveyor/protos v0.1.0
-	github.com/conveyor-etl/conveyor/raftstore v0.1.0
-	github.com/conveyor-etl/conveyor/router v0.1.0
-	github.com/conveyor-etl/conveyor/sdk v0.1.0
-	github.com/conveyor-etl/conveyor/sidecar v0.1.0
+	go.uber.org/goleak v1.3.0
+	google.golang.org/grpc v1.85.0
+)
+
+require (
+	golang.org/x/net v0.60.0 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+	golang.org/x/text v0.42.0 // indirect
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20260817212433-ac3dfec99bb1 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
 )
 
 replace github.com/conveyor-etl/conveyor/protos => ../protos
