@@ -27,7 +27,7 @@ const (
 type Options struct {
 	// MissingReference is the severity of a reference to a service that is not in the set. The default is Warning: it may be applied later.
 	MissingReference Severity
-	// CheckExpr checks one expression; nil checks none. The function Check of package expr fits. An error that has a method Position() (line, column int)
+	// CheckExpr checks one expression; nil checks none. The function Check of package expr fits. An error that has methods Position() (line, column int) and Message() string
 	// is shown at that place of the expression, both counted from 1.
 	CheckExpr func(kind ExprKind, src string) error
 }

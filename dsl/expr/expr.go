@@ -28,5 +28,8 @@ type SyntaxError struct {
 // Error is the message with its place.
 func (e *SyntaxError) Error() string { return fmt.Sprintf("%d:%d: %s", e.Line, e.Column, e.Msg) }
 
+// Message is the message without the place.
+func (e *SyntaxError) Message() string { return e.Msg }
+
 // Position is the place of the fault, counted from 1.
 func (e *SyntaxError) Position() (line, column int) { return e.Line, e.Column }
