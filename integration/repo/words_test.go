@@ -1,0 +1,44 @@
+package repo_test
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// foreign are words of the place where somebody worked, which mean nothing to whoever reads the repository.
+// They are spelt in two parts, so that this file does not contain them.
+var foreign = []string{"/wo" + "rk/", ".li" + "brary", "/tmp/te" + "am", "/ro" + "ot/", "/ho" + "me/"}
+
+func TestFiles_DoNotMentionTheMachineTheyWereWrittenOn(t *testing.T) {
+	for _, path := range tracked(t) {
+		content, err := os.ReadFile(filepath.Join(root(t), path))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // deleted here, not yet in git
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, word := range foreign {
+			if i := bytes.Index(content, []byte(word)); i >= 0 {
+				t.Errorf("%s:%d contains %q", path, 1+bytes.Count(content[:i], []byte{'\n'}), word)
+			}
+		}
+	}
+}
+
+func TestFiles_AreNotBinariesOrHuge(t *testing.T) {
+	const limit = 1 << 20
+	for _, path := range tracked(t) {
+		info, err := os.Stat(filepath.Join(root(t), path))
+		if err != nil {
+			continue // deleted here, not yet in git
+		}
+		if info.Size() > limit {
+			t.Errorf("%s has %d bytes; generate it, or make it smaller", path, info.Size())
+		}
+	}
+}
