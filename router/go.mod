@@ -3,10 +3,13 @@ module github.com/conveyor-etl/conveyor/router
 go 1.26.0
 
 require (
+	github.com/conveyor-etl/conveyor/dsl v0.0.0-00010101000000-000000000000
 	github.com/conveyor-etl/conveyor/internal v0.1.0
 	github.com/conveyor-etl/conveyor/protos v0.0.0-00010101000000-000000000000
 	github.com/conveyor-etl/conveyor/raftstore v0.0.0-00010101000000-000000000000
+	github.com/google/go-cmp v0.7.0
 	google.golang.org/protobuf v1.36.12
+	pgregory.net/rapid v1.3.0
 )
 
 require (
@@ -25,6 +28,7 @@ require (
 	github.com/mattn/go-isatty v0.0.14 // indirect
 	github.com/planetscale/vtprotobuf v0.6.1-0.20240319094008-0393e58bdf10 // indirect
 	go.etcd.io/bbolt v1.4.3 // indirect
+	go.yaml.in/yaml/v4 v4.0.0 // indirect
 	golang.org/x/net v0.60.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/text v0.42.0 // indirect
