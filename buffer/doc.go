@@ -8,8 +8,8 @@
 //
 //   - [Window] is credit inside one process: acquire before the work, release when it is settled.
 //   - [SendLimit] and [RecvLimit] are the two ends of credit between processes. They exchange a
-//     [Grant], the absolute total since the stream began, so a grant that is lost, repeated or
-//     overtaken does no harm.
+//     [Grant], the absolute total since the stream began, so a grant that is repeated or overtaken
+//     does no harm.
 //   - [Queue] is a bounded first-in first-out queue, [Merge] reads several of them fairly.
 //
 // All types are safe for concurrent use. Waiting is first come, first served, and ends with the

@@ -6,7 +6,7 @@ import (
 )
 
 // A Grant is how much a sender may have sent in total since the stream began. Totals only grow, so
-// a grant may be lost, repeated or overtaken by a later one without harm.
+// a grant that is repeated or overtaken does no harm, and the next one makes up for a lost one.
 type Grant struct {
 	Records uint64
 	Bytes   uint64
