@@ -3,6 +3,7 @@ package expr
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 )
 
 // maxDepth is the nesting at which encoding/json gives up too.
@@ -177,8 +178,9 @@ func plain(data []byte, i int) int {
 	for i+8 <= len(data) {
 		x := binary.LittleEndian.Uint64(data[i:])
 		quote, slash := x^(ones*'"'), x^(ones*'\\')
-		if ((x-ones*0x20)&^x|(quote-ones)&^quote|(slash-ones)&^slash)&highs != 0 {
-			break
+		// A borrow can mark bytes above a true hit, never below: the lowest mark is right.
+		if hit := ((x-ones*0x20)&^x | (quote-ones)&^quote | (slash-ones)&^slash) & highs; hit != 0 {
+			return i + bits.TrailingZeros64(hit)/8
 		}
 		i += 8
 	}
