@@ -43,8 +43,6 @@ type Config struct {
 
 	// Listener serves other sidecars instead of GRPCPort when set. The sidecar closes it.
 	Listener net.Listener
-	// OpsListener serves the ops port instead of OpsPort when set. The sidecar closes it.
-	OpsListener net.Listener
 	// DiscoveryInterval is how often ports are looked at. Default 1 second.
 	DiscoveryInterval time.Duration
 	// DrainTimeout bounds how long a stop waits for records in flight to settle. What has not settled then is read again later.
@@ -99,7 +97,7 @@ func (c *Config) Validate() error {
 			fault("%s: %d is not a port", p.name, p.value)
 		}
 	}
-	if c.GRPCPort != 0 && c.GRPCPort == c.OpsPort && c.Listener == nil && c.OpsListener == nil {
+	if c.GRPCPort != 0 && c.GRPCPort == c.OpsPort && c.Listener == nil {
 		fault("OPS_PORT: %d is also GRPC_PORT", c.OpsPort)
 	}
 	if n := c.DiscoveryPorts.Count(); n > discovery.MaxPorts {

@@ -7,19 +7,50 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/conveyor-etl/conveyor/client"
+	"github.com/conveyor-etl/conveyor/internal/certs"
+	"github.com/conveyor-etl/conveyor/internal/lifecycle"
 	"github.com/conveyor-etl/conveyor/internal/logging"
+	"github.com/conveyor-etl/conveyor/internal/ops"
 	"github.com/conveyor-etl/conveyor/internal/rpc"
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+	"github.com/conveyor-etl/conveyor/sidecar/internal/control"
+	"github.com/conveyor-etl/conveyor/sidecar/internal/discovery"
+	"github.com/conveyor-etl/conveyor/sidecar/internal/statefile"
+)
+
+const (
+	// linkGrace is how long links of other sidecars may take to end once this one has drained.
+	linkGrace = time.Second
+	// deregisterTimeout bounds the farewell; without it the session expires by itself.
+	deregisterTimeout = 3 * time.Second
 )
 
 // Sidecar runs stages beside services and moves their records. Make it with New, run it once with Run.
 type Sidecar struct {
-	cfg    Config
-	logger *slog.Logger
-	lis    net.Listener
-	ops    net.Listener
-	ready  chan struct{}
-	close  func() error
+	cfg   Config
+	log   *slog.Logger
+	lis   net.Listener
+	ops   *ops.Server
+	meter *meter
+	ready chan struct{}
+	close func() error
+
+	// The parts in the order in which Run makes them.
+	certs   *certs.Store // nil without certificates
+	state   *statefile.File
+	client  *client.Client
+	session *control.Session
+	engine  dataPlane
+	server  *rpc.Server
+	scanner *discovery.Scanner
+	looked  chan struct{} // closed when discovery has looked for the first time
+
+	newEngine func(engineConfig) (dataPlane, error)
 }
 
 // New checks the configuration and opens the ports, so that Addr is known before Run. It reads and writes no files: Run does. A nil logger
@@ -32,19 +63,30 @@ func New(cfg Config, logger *slog.Logger) (*Sidecar, error) {
 	if logger == nil {
 		logger = logging.Discard()
 	}
-	s := &Sidecar{cfg: cfg, logger: logger, lis: cfg.Listener, ops: cfg.OpsListener, ready: make(chan struct{})}
+	s := &Sidecar{
+		cfg: cfg, log: logger, lis: cfg.Listener,
+		meter: &meter{}, ready: make(chan struct{}), looked: make(chan struct{}),
+		newEngine: newEngine,
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(s.meter)
 	var err error
+	s.ops, err = ops.New(ops.Config{Host: cfg.listenHost(), Port: int(cfg.OpsPort), Setting: "OPS_PORT", Logger: logger}, registry, ops.Checks{
+		"registered":  s.meter.registered,
+		"assignments": s.meter.applied,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("prepare the ops port: %w", err)
+	}
 	if s.lis == nil {
 		if s.lis, err = rpc.Listen(context.Background(), cfg.listenHost(), int(cfg.GRPCPort), cfg.TLS.Enabled(), "GRPC_PORT"); err != nil {
 			return nil, fmt.Errorf("open the gRPC port: %w", err)
 		}
 	}
-	if s.ops == nil {
-		if s.ops, err = rpc.Listen(context.Background(), cfg.listenHost(), int(cfg.OpsPort), cfg.TLS.Enabled(), "OPS_PORT"); err != nil {
-			return nil, errors.Join(fmt.Errorf("open the ops port: %w", err), s.lis.Close())
-		}
+	if err := s.ops.Listen(context.Background()); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the ops port: %w", err), closeListener(s.lis))
 	}
-	s.close = sync.OnceValue(func() error { return errors.Join(closeListener(s.lis), closeListener(s.ops)) })
+	s.close = sync.OnceValue(func() error { return errors.Join(closeListener(s.lis), s.ops.Close()) })
 	return s, nil
 }
 
@@ -60,9 +102,144 @@ func (s *Sidecar) Ready() <-chan struct{} { return s.ready }
 // Close gives back the ports of a sidecar that is not run. It may be called more than once.
 func (s *Sidecar) Close() error { return s.close() }
 
-// Run works until ctx ends, then drains, deregisters and returns nil. It may be called once.
+// Run works until ctx ends, then drains, deregisters and returns nil. It may be called once. The parts start in the order of the list and
+// stop in the reverse: what is in flight settles while everything else still runs, then the routers are told, and only then does the rest
+// end.
 func (s *Sidecar) Run(ctx context.Context) error {
-	return errors.Join(errors.New("the sidecar is not built in yet"), s.Close())
+	g := lifecycle.Group{Logger: s.log}
+	g.Add(
+		lifecycle.Component{Name: "certificates", Start: s.loadCerts, Run: s.watchCerts},
+		lifecycle.Component{Name: "state file", Start: s.openState, Stop: func(context.Context) error { return s.state.Close() }},
+		lifecycle.Component{Name: "router client", Start: s.dialRouters, Stop: func(context.Context) error { return s.client.Close() }},
+		lifecycle.Component{Name: "engine", Start: s.startEngine, Stop: func(context.Context) error { return s.engine.Close() }},
+		lifecycle.Component{Name: "ops port", Run: s.ops.Run},
+		lifecycle.Component{Name: "data plane", Start: s.prepareServer, Run: s.serve},
+		lifecycle.Component{Name: "discovery", Start: s.prepareScanner, Run: s.discover},
+		lifecycle.Component{Name: "session", Start: s.awaitFirstLook, Run: s.keepSession, Stop: s.deregister},
+		lifecycle.Component{Name: "records in flight", Stop: s.drain, StopTimeout: s.cfg.DrainTimeout + lifecycle.DefaultStopTimeout},
+	)
+	return errors.Join(g.Run(ctx), s.Close())
+}
+
+func (s *Sidecar) loadCerts(context.Context) (err error) {
+	if !s.cfg.TLS.Enabled() {
+		s.log.Info("no certificates: this sidecar listens on loopback and connects to routers and sidecars on loopback only", "address", s.lis.Addr())
+		return nil
+	}
+	s.certs, err = certs.Load(s.cfg.TLS, s.log)
+	return err
+}
+
+func (s *Sidecar) watchCerts(ctx context.Context) error {
+	if s.certs == nil {
+		return nil
+	}
+	return s.certs.Watch(ctx, 0)
+}
+
+func (s *Sidecar) openState(context.Context) (err error) {
+	s.state, err = statefile.Open(s.cfg.DataDir, s.cfg.ID, newID)
+	return err
+}
+
+func (s *Sidecar) dialRouters(ctx context.Context) (err error) {
+	opts := []client.Option{client.WithLogger(s.log), client.WithUserAgent("conveyor-sidecar")}
+	if s.certs != nil {
+		opts = append(opts, client.WithTLS(clientTLS(s.certs)))
+	}
+	s.client, err = client.Dial(ctx, s.cfg.Routers.Strings(), opts...)
+	return err
+}
+
+func (s *Sidecar) startEngine(context.Context) (err error) {
+	h := thisHost()
+	s.session = control.New(control.Config{
+		SidecarID:     s.state.State().SidecarID,
+		Address:       s.advertised(h),
+		HostName:      h.name,
+		HostAddresses: h.addresses,
+		Version:       h.version,
+		FeatureLevel:  featureLevel,
+		Client:        s.client,
+		Journal:       s.state,
+		Applied:       func() { close(s.ready) },
+		Logger:        s.log,
+	})
+	s.engine, err = s.newEngine(engineConfig{
+		id:          s.state.State().SidecarID,
+		control:     s.session,
+		dialPeer:    s.dialPeer,
+		dialService: s.dialService,
+		logger:      s.log,
+	})
+	if err == nil {
+		s.meter.observe(s.session, s.engine)
+	}
+	return err
+}
+
+func (s *Sidecar) prepareServer(context.Context) error {
+	s.server = s.newServer()
+	s.engine.RegisterLink(s.server)
+	return nil
+}
+
+func (s *Sidecar) serve(ctx context.Context) error { return s.server.Serve(ctx, s.lis, linkGrace) }
+
+func (s *Sidecar) prepareScanner(context.Context) error {
+	ports := []int{}
+	for p := range s.cfg.DiscoveryPorts.All() {
+		ports = append(ports, p)
+	}
+	s.scanner = discovery.New(discovery.Config{
+		Ports:    ports,
+		Skip:     []int{portOf(s.Addr()), portOf(s.OpsAddr())},
+		Interval: s.cfg.DiscoveryInterval,
+		Logger:   s.log,
+	})
+	return nil
+}
+
+func (s *Sidecar) discover(ctx context.Context) error {
+	first := sync.OnceFunc(func() { close(s.looked) })
+	s.scanner.Run(ctx, func(endpoints []*controlv1.Endpoint) {
+		s.session.SetEndpoints(endpoints)
+		s.meter.discovered(len(endpoints))
+		first()
+	})
+	return nil
+}
+
+// awaitFirstLook lets the registration tell of the services that are there already, so that no stage is placed elsewhere at first.
+func (s *Sidecar) awaitFirstLook(ctx context.Context) error {
+	select {
+	case <-s.looked:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (s *Sidecar) keepSession(ctx context.Context) error { return s.session.Run(ctx, s.engine) }
+
+func (s *Sidecar) deregister(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, deregisterTimeout)
+	defer cancel()
+	if err := s.session.Deregister(ctx, s.engine); err != nil {
+		s.log.Warn("not deregistered; the routers will notice when the session expires", "err", err)
+	}
+	return nil
+}
+
+func (s *Sidecar) drain(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.DrainTimeout)
+	defer cancel()
+	err := s.engine.Drain(ctx)
+	if ctx.Err() != nil {
+		s.log.Warn("not everything in flight has settled; it will be read again", "waited", s.cfg.DrainTimeout, "err", err)
+		return nil
+	}
+	return err
 }
 
 func closeListener(lis net.Listener) error {

@@ -52,6 +52,8 @@ type Config struct {
 	Client *client.Client
 	// Journal is told of every desired state; nil keeps none.
 	Journal Journal
+	// Applied is called once, when the first desired state was handed to the engine; may be nil.
+	Applied func()
 	// Logger receives changes of the session; nil discards them.
 	Logger *slog.Logger
 }
@@ -63,6 +65,8 @@ type Session struct {
 	log    *slog.Logger
 	// moved is sent to when the endpoints changed.
 	moved chan struct{}
+	// first guards the call of cfg.Applied.
+	first sync.Once
 
 	mu sync.Mutex
 	// current is the session in effect, nil while there is none. guarded by mu.
@@ -165,9 +169,12 @@ func (s *Session) answered(err error) {
 // applied notes which desired state the engine has.
 func (s *Session) applied(session *controlv1.Session, revision uint64) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.current == session {
 		s.revision, s.status.Applied = revision, true
+	}
+	s.mu.Unlock()
+	if s.cfg.Applied != nil {
+		s.first.Do(s.cfg.Applied)
 	}
 }
 
