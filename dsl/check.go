@@ -100,24 +100,23 @@ func (d *decoder) checkCluster(s *ClusterSpec) {
 	}
 }
 
-// oneOf reports whether exactly one of the fields under path is there, and reports it otherwise. Words for later count: they were reported already.
-func (d *decoder) oneOf(path string, fields []string, laterFields ...string) bool {
+// oneOf checks that exactly one of the fields under path is there. A word for later in its place was reported already.
+func (d *decoder) oneOf(path string, fields []string, laterFields ...string) {
 	var found []string
-	for _, f := range slices.Concat(fields, laterFields) {
+	for _, f := range fields {
 		if d.place.has(path + "." + f) {
 			found = append(found, f)
 		}
 	}
+	refused := slices.ContainsFunc(laterFields, func(f string) bool { return d.place.has(path + "." + f) })
 	switch {
-	case len(found) == 1:
-		return true
+	case len(found) == 1, len(found) == 0 && refused:
 	case len(found) == 0:
 		d.report(CodeExclusive, path, fmt.Sprintf("%s needs one of %s", path, listOf(fields)))
 	default:
 		diag := d.reportKey(CodeExclusive, path+"."+found[1], fmt.Sprintf("%s has %s, which exclude each other", path, strings.Join(found, " and ")))
 		diag.Suggestion = "keep one of them"
 	}
-	return false
 }
 
 func (d *decoder) checkService(kind string, s *ServiceSpec) {

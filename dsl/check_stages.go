@@ -60,7 +60,7 @@ func (d *decoder) checkStage(path string, st Stage) {
 			}
 		}
 	} else if n := d.place.values[path+".from"]; st.Name != "" && (n == nil || n.Kind == yamlsrc.List && len(n.Items) == 0) {
-		d.report(CodeDirection, path, fmt.Sprintf("the stage %q reads from no stage", st.Name)).Suggestion = "say with from where its records come from"
+		d.report(CodeUnreachable, path+".name", fmt.Sprintf("no source feeds the stage %q", st.Name)).Suggestion = "say with from where its records come from"
 	}
 	if st.Sink == "" && d.place.has(path+".delivery") {
 		d.reportKey(CodeMisplaced, path+".delivery", "delivery belongs to a sink")
@@ -118,7 +118,7 @@ func (d *decoder) checkEnds(s *PipelineSpec) {
 	}
 }
 
-// checkFlow reports cycles, stages that no source feeds, and stages whose results reach no sink.
+// checkFlow reports cycles and stages whose results reach no sink.
 func (d *decoder) checkFlow(s *PipelineSpec) {
 	g := stageGraph(s)
 	index := make(map[string]int, len(s.Stages))
@@ -132,14 +132,9 @@ func (d *decoder) checkFlow(s *PipelineSpec) {
 	if len(cycles) > 0 {
 		return
 	}
-	fed, drained := map[string]bool{}, map[string]bool{}
+	// Without a cycle, and with from on every stage that is not a source, each stage is fed by a source.
+	drained := map[string]bool{}
 	for _, n := range g.Nodes {
-		if n.Kind == graph.Source {
-			fed[n.Name] = true
-			for _, down := range g.Downstream(n.Name) {
-				fed[down] = true
-			}
-		}
 		if n.Kind == graph.Sink {
 			drained[n.Name] = true
 			for _, up := range g.Upstream(n.Name) {
@@ -148,9 +143,6 @@ func (d *decoder) checkFlow(s *PipelineSpec) {
 		}
 	}
 	for i, st := range s.Stages {
-		if !fed[st.Name] {
-			d.report(CodeUnreachable, stagePath(i)+".name", fmt.Sprintf("no source feeds the stage %q", st.Name))
-		}
 		if !drained[st.Name] {
 			d.report(CodeNoSink, stagePath(i)+".name", fmt.Sprintf("no sink takes the records of the stage %q", st.Name)).
 				Suggestion = fmt.Sprintf("add a sink stage with from: [%s]", st.Name)

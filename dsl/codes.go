@@ -87,9 +87,9 @@ var codes = []CodeInfo{
 	{CodeDuplicateEntry, "duplicate entry", "A list names the same thing twice, such as two stages of one name or one sink twice."},
 	{CodeUnknownStage, "unknown stage", "from names a stage that the pipeline does not have."},
 	{CodeCycle, "cycle", "Stages feed each other in a circle, so no record could ever leave it. Remove one of the edges shown."},
-	{CodeUnreachable, "unreachable stage", "No source feeds the stage, so it would never see a record. Connect it with from, or remove it."},
+	{CodeUnreachable, "unreachable stage", "The stage reads from no other, so it would never see a record. Connect it with from, or remove it."},
 	{CodeNoSink, "no sink downstream", "What comes out of the stage reaches no sink, so its records could never be delivered. Add a sink stage that reads from it."},
-	{CodeDirection, "wrong direction", "A source reads from no stage, a sink feeds no stage, and every other stage says with from what it reads."},
+	{CodeDirection, "wrong direction", "A source reads from no stage and has no condition, and a sink feeds no stage."},
 	{CodeWrongKind, "wrong kind", "A pipeline names a service of another kind than the place asks for, such as a Source where a Sink belongs."},
 
 	{CodeBadExpression, "bad expression", "A CEL expression does not parse, names something that records do not have, or gives a value of the wrong type."},

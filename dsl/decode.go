@@ -84,11 +84,22 @@ func (d *decoder) wrongType(n *yamlsrc.Node, path, want string) bool {
 		diag.Suggestion = fmt.Sprintf("quote it: %q", n.Text)
 		diag.fixWith(strconv.Quote(n.Text))
 	}
+	if n.Kind == yamlsrc.String && n.Quoted && n.Literal && (want == "an integer" && isInteger(n.Text) || want == "true or false" && isBool(n.Text)) {
+		diag.Suggestion = "write it without quotes"
+		diag.fixWith(n.Text)
+	}
 	if want == "a list" && n.Kind == yamlsrc.String {
 		diag.Suggestion = fmt.Sprintf("write it as a list: [%s]", n.Text)
 	}
 	return false
 }
+
+func isInteger(s string) bool {
+	_, err := strconv.ParseInt(s, 10, 32)
+	return err == nil
+}
+
+func isBool(s string) bool { return s == "true" || s == "false" }
 
 func (d *decoder) str(n *yamlsrc.Node, v reflect.Value, path string, tag reflect.StructTag) bool {
 	if n.Kind != yamlsrc.String {

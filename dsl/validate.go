@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/conveyor-etl/conveyor/dsl/internal/yamlsrc"
@@ -190,14 +191,29 @@ func (v *validator) within(path, src string, line, column int) yamlsrc.Span {
 		if n.Quoted {
 			start++
 		}
-		column = min(column, utf8.RuneCountInString(lines[0]))
-		return yamlsrc.Span{Line: n.Line, Column: start + column - 1, EndColumn: start + column}
+		column = max(1, min(column, utf8.RuneCountInString(lines[0])))
+		return yamlsrc.Span{Line: n.Line, Column: start + column - 1, EndColumn: start + column - 1 + word(lines[0], column)}
 	case n.Block && v.place.text != nil:
 		raw := v.place.text.Line(n.Line + line)
 		if indent := strings.Index(raw, lines[line-1]); indent >= 0 && lines[line-1] != "" {
 			start := utf8.RuneCountInString(raw[:indent])
-			return yamlsrc.Span{Line: n.Line + line, Column: start + column, EndColumn: start + column + 1}
+			return yamlsrc.Span{Line: n.Line + line, Column: start + column, EndColumn: start + column + word(lines[line-1], column)}
 		}
 	}
 	return whole
+}
+
+// word is the length of the word at a column of a line, or 1.
+func word(line string, column int) int {
+	n := 0
+	for i, r := range []rune(line) {
+		if i+1 < column {
+			continue
+		}
+		if r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) {
+			break
+		}
+		n++
+	}
+	return max(1, n)
 }

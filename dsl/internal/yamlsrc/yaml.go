@@ -97,11 +97,14 @@ func (r *reader) syntax(err error, start int) int {
 	if p.Line > len(r.text.lines) {
 		p.Span = Span{len(r.text.lines), 1, 2}
 	}
-	r.problems = append(r.problems, p)
+	// The line of the fault may itself begin the next document, or be the one that cannot be read: then it comes a second time.
+	if n := len(r.problems); n == 0 || r.problems[n-1].Span != p.Span {
+		r.problems = append(r.problems, p)
+	}
 	if len(r.problems) > 100 {
 		return -1
 	}
-	for i := max(p.Line, start+1); i < len(r.text.lines); i++ {
+	for i := max(p.Line-1, start+1); i < len(r.text.lines); i++ {
 		if strings.HasPrefix(r.text.lines[i], "---") {
 			return i
 		}
