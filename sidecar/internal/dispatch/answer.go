@@ -45,9 +45,19 @@ func (d *Dispatcher) Answer(sequence uint64, results []Result, response any, now
 		r := d.sent[0]
 		d.sent[0] = nil
 		d.sent = d.sent[1:]
-		steps = d.apply(steps, r, now)
+		steps = d.unbar(d.apply(steps, r, now), now)
 	}
 	return steps, nil
+}
+
+// unbar lets go on the lines whose buried head waited for requests that have been answered.
+func (d *Dispatcher) unbar(steps []Step, now time.Time) []Step {
+	barred := d.barred
+	d.barred = nil
+	for _, l := range barred {
+		steps = d.advance(steps, l, now)
+	}
+	return steps
 }
 
 // finish adds a step for inputs of a request that are done, to the last step where they follow on.
@@ -65,6 +75,11 @@ func (d *Dispatcher) finish(steps []Step, r *Request, from, to int) []Step {
 
 func (d *Dispatcher) apply(steps []Step, r *Request, now time.Time) []Step {
 	if d.nlines == 0 && len(r.results) == 1 && r.results[0].Failure == nil {
+		for _, in := range r.Inputs {
+			if in.Item == nil {
+				in.Batch.Done(in.Len())
+			}
+		}
 		return d.finish(steps, r, 0, r.Records)
 	}
 	var touched []*line
@@ -85,7 +100,9 @@ func (d *Dispatcher) apply(steps []Step, r *Request, now time.Time) []Step {
 				if l != nil {
 					it := d.insert(l, input.Batch, input.From+offset, input.order+uint64(offset))
 					it.state, it.request, it.input = done, r, i
+					touched = appendLine(touched, l)
 				} else {
+					input.Batch.Done(1)
 					steps = d.finish(steps, r, i, i+1)
 				}
 			} else {
@@ -130,6 +147,7 @@ func (d *Dispatcher) answered(steps []Step, r *Request, i int, it *Item, f *Fail
 	}
 	r.open--
 	it.state = waiting
+	it.barrier = d.next - 1
 	switch f.Class {
 	case NotTried:
 		// Its turn comes behind the one that failed. If that is no longer in the line, at once, but not in a tight loop.
@@ -184,6 +202,11 @@ func (d *Dispatcher) advance(steps []Step, l *line, now time.Time) []Step {
 		case done:
 			steps = d.finish(steps, it.request, it.input, it.input+1)
 		case buried:
+			if d.cfg.Ordered && l.key != 0 && d.barredBy(it) {
+				d.unschedule(l)
+				d.barred = append(d.barred, l)
+				return steps
+			}
 			if it.failed && l.key != 0 {
 				steps = append(steps, Step{Kind: Release, Item: it})
 			}
@@ -256,11 +279,12 @@ func (d *Dispatcher) Lost(now time.Time) []Step {
 			i += n
 		}
 	}
-	d.queue = append(d.behindLines(again), d.queue...)
+	again, touched = d.behindLines(again, touched)
+	d.queue = append(again, d.queue...)
 	for _, l := range touched {
 		steps = d.advance(steps, l, now)
 	}
-	return steps
+	return d.unbar(steps, now)
 }
 
 // salvage keeps what a sink answered for an input, whose first record is record i of its request, and sends the rest again.
@@ -277,6 +301,7 @@ func (d *Dispatcher) salvage(steps []Step, again []Input, touched []*line, r *Re
 			steps = d.answered(steps, r, i, in.Item, nil, now)
 			touched = appendLine(touched, in.Item.line)
 		case ok:
+			in.Batch.Done(1)
 			steps = d.finish(steps, r, i+k, i+k+1)
 		case in.Item != nil:
 			r.open--
@@ -292,9 +317,9 @@ func (d *Dispatcher) salvage(steps []Step, again []Input, touched []*line, r *Re
 
 // behindLines moves the records whose key has a line into it, and returns the others: a line may hold later records already, which must
 // not overtake them.
-func (d *Dispatcher) behindLines(ins []Input) []Input {
+func (d *Dispatcher) behindLines(ins []Input, touched []*line) ([]Input, []*line) {
 	if d.nlines == 0 {
-		return ins
+		return ins, touched
 	}
 	var rest []Input
 	for _, in := range ins {
@@ -302,12 +327,13 @@ func (d *Dispatcher) behindLines(ins []Input) []Input {
 			key := d.key(in.Batch, in.From)
 			if l := d.lines[key]; l != nil && key != 0 {
 				d.insert(l, in.Batch, in.From, in.order)
+				touched = appendLine(touched, l)
 			} else {
 				rest = appendInput(rest, Input{Batch: in.Batch, From: in.From, To: in.From + 1, order: in.order})
 			}
 		}
 	}
-	return rest
+	return rest, touched
 }
 
 func appendInput(ins []Input, in Input) []Input {

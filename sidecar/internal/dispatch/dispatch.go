@@ -156,6 +156,9 @@ type Item struct {
 	due     time.Time
 	waits   int
 	order   uint64
+	// barrier is the last request sent when the item failed. Later records of the key that are at an ordered service by then come back
+	// untried: until they have, nothing behind the item may be sent, or it would overtake them.
+	barrier uint64
 	failed  bool // an ordered service refuses its key until it comes again or is released
 }
 
@@ -185,6 +188,7 @@ type Dispatcher struct {
 	lines   map[uint64]*line
 	nlines  int // with those of records without a key
 	due     lineHeap
+	barred  []*line
 	sent    []*Request // not answered, or answered and waiting for an earlier one
 	next    uint64
 	records int
@@ -200,8 +204,8 @@ func New(cfg Config) *Dispatcher {
 	return &Dispatcher{cfg: cfg, lines: make(map[uint64]*line), lanes: make(map[*flow.Lane]uint64), next: 1}
 }
 
-// Add takes in the records of a batch, which stay the caller's to settle as steps tell. It calls the batch's Done for records that it has
-// copied into items; the caller does for the others when they finish.
+// Add takes in the records of a batch, which stay the caller's to settle as steps tell. It calls the batch's Done for records whose bytes
+// are not needed any more.
 func (d *Dispatcher) Add(b *flow.Batch) {
 	d.queue = append(d.queue, Input{Batch: b, From: 0, To: b.Len(), order: d.added})
 	d.added += uint64(b.Len())
@@ -269,7 +273,8 @@ func (d *Dispatcher) takeDue(r *Request, now time.Time) {
 			return
 		}
 		heap.Pop(&d.due)
-		alone := d.cfg.Ordering == KeyStrict || !d.cfg.Ordered && l.items[0].failed
+		head := l.items[0]
+		alone := d.cfg.Ordering == KeyStrict || head.failed && (!d.cfg.Ordered || d.barredBy(head))
 		for k, it := range l.items {
 			if it.state != waiting || k > 0 && (alone || it.failed || !d.room(r, int64(len(it.Record)))) {
 				break
@@ -281,6 +286,11 @@ func (d *Dispatcher) takeDue(r *Request, now time.Time) {
 			d.add(r, Input{Item: it}, int64(len(it.Record)))
 		}
 	}
+}
+
+// barredBy reports whether requests that were at the service when an item failed are still unanswered.
+func (d *Dispatcher) barredBy(it *Item) bool {
+	return len(d.sent) > 0 && d.sent[0].Sequence <= it.barrier
 }
 
 // takeQueue puts records from the queue into a request, except those that must wait in a line.

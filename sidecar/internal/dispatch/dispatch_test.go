@@ -49,12 +49,14 @@ type world struct {
 	root    *root
 	now     time.Time
 	open    []*dispatch.Request
+	last    uint64 // sequence of the last request sent
 	burying []*dispatch.Item
 	keys    map[uint64]uint64 // by sequence
 	out     []uint64          // sequences in the order in which they left, without dead ones
 	dead    map[uint64]bool
-	seen    map[uint64]bool // keys an ordered service refuses
-	failing map[uint64]uint64
+	failing map[uint64]uint64 // the record for which an ordered service refuses a key
+	// released keys, by the request before which the service reads of it: it reads its stream in order.
+	released map[uint64]uint64
 }
 
 func (w *world) records(r *dispatch.Request) []uint64 {
@@ -80,8 +82,6 @@ func (w *world) do(steps []dispatch.Step) {
 						b, i := in.Batch, in.From+k
 						if in.Item != nil {
 							b, i = in.Item.Batch, in.Item.Index
-						} else {
-							b.Done(1)
 						}
 						w.out = append(w.out, b.Seqs[i])
 						b.Settle(i, i+1, flow.Acknowledged)
@@ -92,7 +92,7 @@ func (w *world) do(steps []dispatch.Step) {
 		case dispatch.Bury:
 			w.burying = append(w.burying, s.Item)
 		case dispatch.Release:
-			delete(w.failing, w.keys[s.Item.Batch.Seqs[s.Item.Index]])
+			w.released[w.keys[s.Item.Batch.Seqs[s.Item.Index]]] = w.last + 1
 		}
 	}
 }
@@ -114,6 +114,7 @@ func (w *world) send() {
 		w.t.Fatalf("request of %d records, at most %d", r.Records, w.cfg.MaxRecords)
 	}
 	w.open = append(w.open, r)
+	w.last = r.Sequence
 	n := 0
 	byKey := map[uint64]int{}
 	for _, o := range w.open {
@@ -135,6 +136,12 @@ func (w *world) send() {
 func (w *world) answer(i int, fail bool) {
 	r := w.open[i]
 	w.open = append(w.open[:i], w.open[i+1:]...)
+	for key, before := range w.released {
+		if before <= r.Sequence {
+			delete(w.failing, key)
+			delete(w.released, key)
+		}
+	}
 	var results []dispatch.Result
 	for at, seq := range w.records(r) {
 		res := dispatch.Result{From: at, To: at + 1}
@@ -180,7 +187,7 @@ func TestEveryRecordEndsOnceAndInTheOrderOfItsKey(t *testing.T) {
 		}
 		w := &world{
 			t: t, cfg: cfg, d: dispatch.New(cfg), root: &root{ended: map[uint64]flow.Outcome{}}, now: time.Unix(1000, 0),
-			keys: map[uint64]uint64{}, dead: map[uint64]bool{}, failing: map[uint64]uint64{},
+			keys: map[uint64]uint64{}, dead: map[uint64]bool{}, failing: map[uint64]uint64{}, released: map[uint64]uint64{},
 		}
 		next := uint64(1)
 		for range rapid.IntRange(5, 60).Draw(t, "steps") {
@@ -214,7 +221,7 @@ func TestEveryRecordEndsOnceAndInTheOrderOfItsKey(t *testing.T) {
 					w.bury(rapid.IntRange(0, n-1).Draw(t, "letter"))
 				}
 			case 9:
-				w.open, w.failing = nil, map[uint64]uint64{}
+				w.open, w.failing, w.released = nil, map[uint64]uint64{}, map[uint64]uint64{}
 				w.do(w.d.Lost(w.now))
 			}
 		}
