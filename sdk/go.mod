@@ -4,6 +4,8 @@ go 1.26.0
 
 require (
 	github.com/conveyor-etl/conveyor/protos v0.1.0
+	github.com/google/go-cmp v0.7.0
+	go.uber.org/goleak v1.3.0
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260817212433-ac3dfec99bb1
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12

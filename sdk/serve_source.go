@@ -146,17 +146,15 @@ func (p *pull) read(ctx context.Context) {
 		case errors.As(err, &bad):
 			err = p.box.appendFailed(bad)
 		}
-		if errors.Is(err, errBoxClosed) {
-			return
+		switch {
+		case err == nil:
+			continue
+		case errors.Is(err, errBoxClosed), ctx.Err() != nil:
+			p.box.end(false)
+		default:
+			p.box.endWith(err)
 		}
-		if err != nil {
-			if ctx.Err() == nil {
-				p.box.endWith(err)
-			} else {
-				p.box.end(false)
-			}
-			return
-		}
+		return
 	}
 	p.box.end(ctx.Err() == nil)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"unsafe"
 
 	"google.golang.org/grpc"
 
@@ -228,7 +227,7 @@ func (b *answerBuilder) add(index int, parent *Record, result *Result) error {
 		return nil
 	}
 	if result.single {
-		result.Records = unsafe.Slice(&result.one, 1)
+		result.Records = result.one[:]
 	}
 	if len(result.Records) == 0 {
 		b.filtered()

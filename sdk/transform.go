@@ -18,7 +18,7 @@ type Result struct {
 
 	same   bool // the input itself, unchanged
 	single bool // one, in place of Records
-	one    Record
+	one    [1]Record
 }
 
 // Processor transforms the records of one stream. Its methods are called by one goroutine at a time.
@@ -41,7 +41,7 @@ func Transform[C any](typ string, transform func(ctx context.Context, cfg C, rec
 // Map makes a transform of a function from one record to one record.
 func Map[C any](typ string, change func(ctx context.Context, cfg C, record Record) (Record, error), options ...AbilityOption) Ability {
 	return each(typ, func(ctx context.Context, cfg C, record Record, result *Result) {
-		result.one, result.Err = change(ctx, cfg, record)
+		result.one[0], result.Err = change(ctx, cfg, record)
 		result.single = true
 	}, options)
 }
