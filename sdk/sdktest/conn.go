@@ -84,7 +84,8 @@ type Open struct {
 	Position  sdk.Position
 }
 
-func (o Open) proto() *conveyorv1.Opening {
+// Opening returns the message that a stream is opened with.
+func (o Open) Opening() *conveyorv1.Opening {
 	or := func(a, b string) string {
 		if a != "" {
 			return a
@@ -148,6 +149,6 @@ func (c *Conn) Partitions(t testing.TB, o Open) ([]string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), Patience)
 	defer cancel()
-	r, err := conveyorv1.NewSourceServiceClient(c.conn).ListPartitions(ctx, &conveyorv1.ListPartitionsRequest{Opening: o.proto()})
+	r, err := conveyorv1.NewSourceServiceClient(c.conn).ListPartitions(ctx, &conveyorv1.ListPartitionsRequest{Opening: o.Opening()})
 	return r.GetPartitions(), err
 }

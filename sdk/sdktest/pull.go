@@ -51,7 +51,7 @@ func (c *Conn) OpenSource(t testing.TB, o Open) (*Pull, error) {
 	}
 	p := &Pull{t: t, stream: stream, cancel: cancel, events: make(chan Event, 1024), done: make(chan struct{})}
 	p.send(&conveyorv1.PullRequest{Request: &conveyorv1.PullRequest_Open{Open: &conveyorv1.PullOpen{
-		Opening: o.proto(), Partition: o.Partition, Position: o.Position,
+		Opening: o.Opening(), Partition: o.Partition, Position: o.Position,
 	}}})
 	timer := time.AfterFunc(Patience, cancel)
 	first, err := stream.Recv()

@@ -142,7 +142,7 @@ func (c *Conn) OpenTransform(t testing.TB, o Open) (*Process, error) {
 		return nil, err
 	}
 	p := &Process{stream[conveyorv1.ProcessRequest, conveyorv1.ProcessResponse]{t, st, cancel, 0, map[uint64]int{}, map[uint64][]Answer{}}}
-	p.sendOrFail(&conveyorv1.ProcessRequest{Request: &conveyorv1.ProcessRequest_Open{Open: o.proto()}})
+	p.sendOrFail(&conveyorv1.ProcessRequest{Request: &conveyorv1.ProcessRequest_Open{Open: o.Opening()}})
 	timer := time.AfterFunc(Patience, cancel)
 	defer timer.Stop()
 	if r, err := st.Recv(); err != nil {
@@ -244,7 +244,7 @@ func (c *Conn) OpenSink(t testing.TB, o Open) (*Write, error) {
 		return nil, err
 	}
 	w := &Write{stream[conveyorv1.WriteRequest, conveyorv1.WriteResponse]{t, st, cancel, 0, map[uint64]int{}, map[uint64][]Answer{}}}
-	w.sendOrFail(&conveyorv1.WriteRequest{Request: &conveyorv1.WriteRequest_Open{Open: o.proto()}})
+	w.sendOrFail(&conveyorv1.WriteRequest{Request: &conveyorv1.WriteRequest_Open{Open: o.Opening()}})
 	timer := time.AfterFunc(Patience, cancel)
 	defer timer.Stop()
 	if r, err := st.Recv(); err != nil {
