@@ -85,10 +85,13 @@ type layout struct {
 }
 
 const (
+	indent    = 2
 	gap       = 2
 	boxHeight = 4
 	minText   = 8
 	maxText   = 34
+	// maxBends is the number of lines beside a layer from which on nobody can follow them.
+	maxBends = 8
 )
 
 func newLayout(g *Graph) (*layout, bool) {
@@ -111,12 +114,22 @@ func newLayout(g *Graph) (*layout, bool) {
 		boxes[n.Name] = &box{name: n.Name, what: n.what()}
 		l.layers[depth[n.Name]] = append(l.layers[depth[n.Name]], boxes[n.Name])
 	}
+	type passage struct {
+		from  string
+		layer int
+	}
+	// All edges of a node that pass a layer pass it as one line.
+	bends := map[passage]*box{}
 	for _, e := range g.Edges {
 		from := boxes[e.From]
 		for d := depth[e.From] + 1; d < depth[e.To]; d++ {
-			bend := &box{bend: true}
-			l.layers[d] = append(l.layers[d], bend)
-			from.next = append(from.next, bend)
+			bend := bends[passage{e.From, d}]
+			if bend == nil {
+				bend = &box{bend: true}
+				bends[passage{e.From, d}] = bend
+				l.layers[d] = append(l.layers[d], bend)
+				from.next = append(from.next, bend)
+			}
 			from = bend
 		}
 		if !slices.Contains(from.next, boxes[e.To]) {
@@ -178,7 +191,7 @@ func (l *layout) place() bool {
 		}
 		text := maxText
 		if n := len(layer) - bends; n > 0 {
-			text = min(maxText, (Width-bends-gap*(len(layer)-1))/n-4)
+			text = min(maxText, (Width-indent-bends-gap*(len(layer)-1))/n-4)
 		}
 		if text < minText {
 			return false
@@ -192,7 +205,9 @@ func (l *layout) place() bool {
 			}
 			x += b.size + gap
 		}
-		widths[i] = x - gap
+		if widths[i] = x - gap; widths[i] > Width-indent || bends > maxBends {
+			return false
+		}
 		widest = max(widest, widths[i])
 	}
 	for i, layer := range l.layers {
@@ -205,7 +220,7 @@ func (l *layout) place() bool {
 		for _, above := range l.layers[i-1] {
 			if len(above.next) == 1 && len(l.layers[i]) == 1 && len(l.layers[i-1]) == 1 {
 				below := above.next[0]
-				if d := above.center() - below.center(); abs(d) == 1 && below.left+d >= 0 && below.left+d+below.size <= Width {
+				if d := above.center() - below.center(); abs(d) == 1 && below.left+d >= 0 && below.left+d+below.size <= Width-indent {
 					below.left += d
 				}
 			}
@@ -233,7 +248,7 @@ func (l *layout) draw(b *bytes.Buffer) {
 		}
 	}
 	for _, row := range l.canvas {
-		b.WriteString(strings.TrimRight("  "+string(row), " "))
+		b.WriteString(strings.TrimRight(strings.Repeat(" ", indent)+string(row), " "))
 		b.WriteByte('\n')
 	}
 }
