@@ -30,7 +30,7 @@ func (s *Store) audit(ctx context.Context, marked bool) error {
 	s.index.setEnd(last)
 	// What is left of Removing is gone: the removal happened before the mark could say so.
 	if !marked {
-		return s.mark.change(func(m *markState) { *m = markState{Last: last, Removed: last - held} })
+		return s.mark.change(func(m *markState) { m.Last, m.Removed = last, last-held })
 	}
 	return s.compare(&mark, last, held, acknowledged)
 }

@@ -197,7 +197,7 @@ func TestLoss_OfTheStreamBehindAnOpenStoreIsReported(t *testing.T) {
 	}
 }
 
-func TestOpen_RefusesADamagedMark(t *testing.T) {
+func TestOpen_RefusesADamagedMarkUnlessItsOtherHalfIsSound(t *testing.T) {
 	dir := t.TempDir()
 	in := open(t, dir, dlq.Config{})
 	add(t, in.store, letter(1))
@@ -205,23 +205,33 @@ func TestOpen_RefusesADamagedMark(t *testing.T) {
 		t.Fatal(err)
 	}
 	mark := files(t, dir, "high-water")[0]
-	b, err := os.ReadFile(mark)
+	good, err := os.ReadFile(mark)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range b {
-		bad := bytes.Clone(b)
-		bad[i] ^= 1
-		if err := os.WriteFile(mark, bad, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if i%10 > 0 {
-			continue
-		}
-		if in, err := start(dir, dlq.Config{}); err == nil || !strings.Contains(err.Error(), mark) {
-			t.Errorf("byte %d of the mark flipped: %v", i, err)
+	half := len(good) / 2
+	for _, at := range []int{0, 5, 9, 20, 40} {
+		for _, c := range []struct {
+			name    string
+			damage  []int
+			refused bool
+		}{{"first", []int{at}, false}, {"second", []int{half + at}, false}, {"both", []int{at, half + at}, true}} {
+			bad := bytes.Clone(good)
+			for _, i := range c.damage {
+				bad[i] ^= 1
+			}
+			if err := os.WriteFile(mark, bad, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			in, err := start(dir, dlq.Config{})
+			if refused := err != nil; refused != c.refused || refused && !strings.Contains(err.Error(), mark) {
+				t.Errorf("%s half damaged at %d: %v", c.name, at, err)
+			}
 			if err == nil {
-				t.Fatal(in.stop())
+				healthy(t, in.store)
+				if err := in.stop(); err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
 	}

@@ -88,7 +88,7 @@ func (s *Store) noteLost(lost []LostError, edit func(*markState)) error {
 		s.log.Error("dead letters were lost", "err", &lost[i])
 	}
 	return s.mark.change(func(m *markState) {
-		m.Lost = append(m.Lost, lost...)
+		m.lose(lost)
 		edit(m)
 	})
 }

@@ -38,6 +38,9 @@ func (s *Store) Discard(ctx context.Context, ids ...uint64) error {
 
 // remove announces the removal of those letters that are there, and removes them. The others are returned as errors.
 func (s *Store) remove(ctx context.Context, ids []uint64) (missing []error, err error) {
+	if err := s.finishRemoving(ctx); err != nil {
+		return nil, err
+	}
 	keys := make(map[uint64]letterKey, len(ids))
 	there := make([]uint64, 0, len(ids))
 	for _, id := range ids {
@@ -72,6 +75,21 @@ func (s *Store) remove(ctx context.Context, ids []uint64) (missing []error, err 
 		s.health.removed(id)
 	}
 	return missing, nil
+}
+
+// finishRemoving finds out what became of removals whose outcome an earlier call did not learn.
+func (s *Store) finishRemoving(ctx context.Context) error {
+	for id := range s.mark.snapshot().Removing {
+		switch _, err := s.read(ctx, id); {
+		case err == nil:
+			s.mark.kept(id)
+		case errors.Is(err, ErrNotFound):
+			s.mark.removed(id)
+		default:
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Store) removeOne(ctx context.Context, id uint64) error {

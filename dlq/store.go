@@ -66,11 +66,12 @@ func Open(ctx context.Context, js jetstream.JetStream, cfg Config) (*Store, erro
 		return nil, fmt.Errorf("open dead-letter store %s: %w", cfg.Stream, err)
 	}
 	s.mark = mark
-	if err := s.openStream(ctx); err != nil {
-		return nil, fmt.Errorf("open dead-letter store %s: %w", cfg.Stream, err)
+	err = s.openStream(ctx)
+	if err == nil {
+		err = s.audit(ctx, found)
 	}
-	if err := s.audit(ctx, found); err != nil {
-		return nil, fmt.Errorf("open dead-letter store %s: %w", cfg.Stream, err)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open dead-letter store %s: %w", cfg.Stream, err), mark.file.Close())
 	}
 	s.workers.Go(s.storeQueued)
 	s.workers.Go(s.settleStored)
@@ -83,7 +84,7 @@ func (s *Store) Close() error {
 	s.once.Do(func() {
 		close(s.closing)
 		s.workers.Wait()
-		s.closed = s.mark.change(func(*markState) {})
+		s.closed = s.mark.close()
 	})
 	return s.closed
 }

@@ -1,6 +1,7 @@
 package dlq
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,27 +10,36 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 )
 
-const watermarkFile = "high-water"
+const (
+	watermarkFile = "high-water"
+	watermarkHead = "CVHW"
+	// slotBytes holds the largest state there can be: maxRemoving removals and maxLost losses.
+	slotBytes = 64 << 10
+	maxLost   = 64
+)
 
 // watermark is what the store remembers outside of the stream, so that a stream that lost letters cannot hide it: how far letters were
 // acknowledged, and how many of those were removed on purpose. Stream and mark must add up.
 //
-// Its file is replaced as a whole (write, fsync, rename, fsync of the directory), so it is always one state or the next.
+// Its file has two slots of fixed size that are written in turn, each with a checksum: a write that a power cut tears leaves the
+// other slot, with the state before it. Every acknowledgement waits for such a write, and one sync of a block that is in place
+// already costs a tenth of replacing a file.
 type watermark struct {
-	path string
+	file *os.File
 
-	mu    sync.Mutex // held while the file is written: writers queue, and the last one writes for all
+	mu    sync.Mutex // held while the file is written
 	state markState
 	// saved is the highest Last on disk.
 	saved uint64
 }
 
-// markState is the content of the file.
+// markState is the content of a slot.
 type markState struct {
+	// Version counts the writes: the higher one of the two slots is the state.
+	Version uint64 `json:"version"`
 	// Last is the highest acknowledged ID.
 	Last uint64 `json:"last"`
 	// Removed counts the letters up to Last that are gone on purpose or were reported lost.
@@ -40,29 +50,91 @@ type markState struct {
 	Lost []LostError `json:"lost,omitempty"`
 }
 
-// openWatermark reads the file; found is false when there is none yet.
+// openWatermark reads the file, or makes it; found says that it was there.
 func openWatermark(dir string) (w *watermark, found bool, err error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, false, fmt.Errorf("make the directory of the high-water mark: %w", err)
 	}
-	w = &watermark{path: filepath.Join(dir, watermarkFile)}
-	b, err := os.ReadFile(w.path)
+	path := filepath.Join(dir, watermarkFile)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return w, false, nil
+		if f, err = createWatermark(path); err != nil {
+			return nil, false, fmt.Errorf("make the high-water mark: %w", err)
+		}
 	case err != nil:
-		return nil, false, fmt.Errorf("read the high-water mark: %w", err)
+		return nil, false, fmt.Errorf("open the high-water mark: %w", err)
+	default:
+		found = true
 	}
-	sum, body, ok := strings.Cut(string(b), "\n")
-	if !ok || sum != checksumLine(body) {
-		return nil, false, fmt.Errorf("read the high-water mark: %s does not match its checksum; "+
-			"after moving it away the store opens, but cannot tell whether letters are missing", w.path)
+	w = &watermark{file: f}
+	if err := w.load(); err != nil {
+		return nil, false, errors.Join(fmt.Errorf("read the high-water mark: %w", err), f.Close())
 	}
-	if err := json.Unmarshal([]byte(body), &w.state); err != nil {
-		return nil, false, fmt.Errorf("read the high-water mark %s: %w", w.path, err)
+	// A mark that was made but never written to says nothing about the stream.
+	return w, found && w.state.Version > 1, nil
+}
+
+// createWatermark makes a file of full size, so that later writes need no new blocks, and puts it in place as a whole.
+func createWatermark(path string) (f *os.File, err error) {
+	first, err := encodeMark(&markState{Version: 1})
+	if err != nil {
+		return nil, err
+	}
+	content := make([]byte, 2*slotBytes)
+	copy(content[slotOf(1):], first)
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, content, 0o640); err != nil {
+		return nil, err
+	}
+	if f, err = os.OpenFile(tmp, os.O_RDWR, 0); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	if err := f.Sync(); err != nil {
+		return f, err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return f, err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return f, err
+	}
+	return f, errors.Join(dir.Sync(), dir.Close())
+}
+
+// load takes the newer of the sound slots.
+func (w *watermark) load() error {
+	for slot := range int64(2) {
+		b := make([]byte, slotBytes)
+		if _, err := w.file.ReadAt(b, slot*slotBytes); err != nil {
+			return fmt.Errorf("%s: %w", w.file.Name(), err)
+		}
+		if state, ok := decodeMark(b); ok && state.Version > w.state.Version {
+			w.state = state
+		}
+	}
+	if w.state.Version == 0 {
+		return fmt.Errorf("%s is damaged; after moving it away the store opens, but cannot tell whether letters are missing", w.file.Name())
 	}
 	w.saved = w.state.Last
-	return w, true, nil
+	return nil
+}
+
+// close writes the state into both slots, so that damage to one of them is harmless, and closes the file.
+func (w *watermark) close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	err := w.save()
+	if err == nil {
+		err = w.save()
+	}
+	return errors.Join(err, w.file.Close())
 }
 
 // advance makes durable that letters up to last were acknowledged.
@@ -76,7 +148,7 @@ func (w *watermark) advance(last uint64) error {
 	return w.save()
 }
 
-// begin makes durable that these letters are about to be removed on purpose.
+// begin makes durable that these letters are about to be removed on purpose, at most maxRemoving at a time.
 func (w *watermark) begin(ids []uint64) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -85,6 +157,8 @@ func (w *watermark) begin(ids []uint64) error {
 	}
 	for _, id := range ids {
 		w.state.Removing[id] = true
+		// What can be removed was stored.
+		w.state.Last = max(w.state.Last, id)
 	}
 	return w.save()
 }
@@ -100,12 +174,31 @@ func (w *watermark) removed(id uint64) {
 	}
 }
 
+// kept notes that a begun removal did not happen.
+func (w *watermark) kept(id uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.state.Removing, id)
+}
+
 // change edits the state and makes it durable.
 func (w *watermark) change(edit func(*markState)) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	edit(&w.state)
 	return w.save()
+}
+
+// lose adds losses to the state. Beyond maxLost the last one stands for all that follow.
+func (m *markState) lose(lost []LostError) {
+	for _, l := range lost {
+		if len(m.Lost) < maxLost {
+			m.Lost = append(m.Lost, l)
+			continue
+		}
+		end := &m.Lost[maxLost-1]
+		end.From, end.To, end.Count = min(end.From, l.From), max(end.To, l.To), end.Count+l.Count
+	}
 }
 
 // snapshot returns a copy of the state.
@@ -118,43 +211,53 @@ func (w *watermark) snapshot() markState {
 	return state
 }
 
-// save writes the file. The lock is held.
+// save writes the slot whose turn it is. The lock is held.
 func (w *watermark) save() error {
-	body, err := json.Marshal(&w.state)
+	next := w.state
+	next.Version++
+	b, err := encodeMark(&next)
+	if err == nil {
+		_, err = w.file.WriteAt(b, slotOf(next.Version))
+	}
+	if err == nil {
+		err = syncData(w.file)
+	}
 	if err != nil {
+		// The same slot again next time: the other one is sound.
 		return fmt.Errorf("write the high-water mark: %w", err)
 	}
-	if err := replaceFile(w.path, checksumLine(string(body))+"\n"+string(body)); err != nil {
-		return fmt.Errorf("write the high-water mark: %w", err)
-	}
-	w.saved = w.state.Last
+	w.state.Version, w.saved = next.Version, next.Last
 	return nil
 }
 
-func checksumLine(body string) string {
-	return fmt.Sprintf("conveyor-dlq 1 crc32c %08x", crc32.Checksum([]byte(body), castagnoli))
+// slotOf returns where a version is written: not over the one before it.
+func slotOf(version uint64) int64 { return int64(version%2) * slotBytes }
+
+// encodeMark makes the beginning of a slot: head, length, checksum of what follows, state.
+func encodeMark(state *markState) ([]byte, error) {
+	body, err := json.Marshal(state)
+	if err != nil {
+		return nil, err
+	}
+	b := append([]byte{}, watermarkHead...)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(body)))
+	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(body, castagnoli))
+	if b = append(b, body...); len(b) > slotBytes {
+		return nil, fmt.Errorf("a state of %d bytes exceeds its slot", len(b))
+	}
+	return b, nil
 }
 
-// replaceFile puts content at path so that after a power cut either the old or the new content is there, whole.
-func replaceFile(path, content string) error {
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
-	if err != nil {
-		return err
+// decodeMark reads a slot; false means that it is empty, torn or damaged.
+func decodeMark(b []byte) (state markState, ok bool) {
+	const head = len(watermarkHead)
+	if len(b) < head+8 || string(b[:head]) != watermarkHead {
+		return state, false
 	}
-	_, err = f.WriteString(content)
-	if err == nil {
-		err = f.Sync()
+	size, sum := binary.BigEndian.Uint32(b[head:]), binary.BigEndian.Uint32(b[head+4:])
+	body := b[head+8:]
+	if uint64(size) > uint64(len(body)) || crc32.Checksum(body[:size], castagnoli) != sum {
+		return state, false
 	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return state, json.Unmarshal(body[:size], &state) == nil
 }
