@@ -104,7 +104,7 @@ func (d *decoder) checkCluster(s *ClusterSpec) {
 func (d *decoder) oneOf(path string, fields []string, laterFields ...string) {
 	var found []string
 	for _, f := range fields {
-		if d.place.has(path + "." + f) {
+		if p := path + "." + f; d.place.has(p) || d.guessed[p] {
 			found = append(found, f)
 		}
 	}
@@ -114,7 +114,7 @@ func (d *decoder) oneOf(path string, fields []string, laterFields ...string) {
 	case len(found) == 0:
 		d.report(CodeExclusive, path, fmt.Sprintf("%s needs one of %s", path, listOf(fields)))
 	default:
-		diag := d.reportKey(CodeExclusive, path+"."+found[1], fmt.Sprintf("%s has %s, which exclude each other", path, strings.Join(found, " and ")))
+		diag := d.reportKey(CodeExclusive, path+"."+found[len(found)-1], fmt.Sprintf("%s has %s, which exclude each other", path, strings.Join(found, " and ")))
 		diag.Suggestion = "keep one of them"
 	}
 }

@@ -19,7 +19,7 @@ func (d *decoder) checkPipeline(s *PipelineSpec) {
 			}
 		}
 		d.checkStages(s)
-	} else {
+	} else if !d.guessed["spec.stages"] {
 		d.checkShapeA(s)
 	}
 	d.checkOptions(s)

@@ -26,7 +26,11 @@ var later = map[reflect.Type][]string{
 }
 
 // decoder fills Go values from nodes and reports everything that does not fit.
-type decoder struct{ reporter }
+type decoder struct {
+	reporter
+	// guessed are the fields that a misspelt one was most likely meant to be: they are not missing as well.
+	guessed map[string]bool
+}
 
 // decode fills v, which must be settable, from the node. It returns false when v could not be filled.
 func (d *decoder) decode(n *yamlsrc.Node, v reflect.Value, path string, tag reflect.StructTag) bool {
@@ -206,6 +210,9 @@ func (d *decoder) unknownField(path, name string, known []string) {
 	diag.Label = "known here: " + listOf(known)
 	word := closest(name, known)
 	diag.meant(word)
+	if word != "" {
+		d.guessed[strings.TrimSuffix(path, name)+word] = true
+	}
 	if k := d.place.keys[path]; k.EndColumn-k.Column != len(name) {
 		diag.Fix = nil
 	}

@@ -103,7 +103,8 @@ func resources(file string, text *yamlsrc.Text, docs []*yamlsrc.Node, problems [
 		diags = append(diags, fromProblem(file, p))
 	}
 	for _, doc := range unfold(docs) {
-		d := &decoder{reporter{place: &place{file: file, text: text, values: map[string]*yamlsrc.Node{}, keys: map[string]*yamlsrc.Node{}}}}
+		d := &decoder{guessed: map[string]bool{}}
+		d.place = &place{file: file, text: text, values: map[string]*yamlsrc.Node{}, keys: map[string]*yamlsrc.Node{}}
 		r := d.resource(doc)
 		if r != nil {
 			r.faulty = len(d.diags) > 0 || len(problems) > 0
@@ -233,6 +234,8 @@ func (d *decoder) header(r *Resource, n *yamlsrc.Node) {
 }
 
 // missing reports a field that is not there, at the part that should hold it.
-func (d *decoder) missing(path, message string) *Diagnostic {
-	return d.report(CodeMissingField, path, message)
+func (d *decoder) missing(path, message string) {
+	if !d.guessed[path] {
+		d.report(CodeMissingField, path, message)
+	}
 }

@@ -23,13 +23,13 @@ func Example() {
 	// Output:
 	// pipeline default/logs
 	//
-	//             +----------------+
-	//             | read           |
-	//             | connector file |
-	//             +----------------+
-	//                     |
-	//           +---------++
-	//           v          v
+	//              +----------------+
+	//              | read           |
+	//              | connector file |
+	//              +----------------+
+	//                       |
+	//            +----------+---------+
+	//            v                    v
 	//   +----------------+  +------------------+
 	//   | keep           |  | show             |
 	//   | connector file |  | connector stdout |
