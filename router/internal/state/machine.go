@@ -98,9 +98,11 @@ func (m *Machine) Apply(index uint64, cmd []byte) any {
 		return m.storeCheckpoints(s.StoreCheckpoints)
 	}
 	result := m.dispatch(index, &c)
+	if _, refused := result.(*Rejection); !refused && result != any(0) {
+		close(m.changed)
+		m.changed = make(chan struct{})
+	}
 	m.view = nil
-	close(m.changed)
-	m.changed = make(chan struct{})
 	return result
 }
 

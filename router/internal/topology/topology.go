@@ -29,6 +29,19 @@ type Desired struct {
 	Missing []string
 	// Problem says why the manifests cannot be run.
 	Problem string
+	// Stages are those of the manifests; they are known before there is a plan.
+	Stages []Stage
+}
+
+// Stage is a stage as manifests name it.
+type Stage struct {
+	Name string
+	// Kind is source, transform or sink.
+	Kind string
+	// Service is namespace/name of its manifest, or empty.
+	Service string
+	// Missing: there is no such manifest.
+	Missing bool
 }
 
 // Compiler compiles pipelines and remembers the manifests that it has read. It may be used concurrently.
@@ -70,6 +83,7 @@ func (c *Compiler) Compile(view *state.View, key state.ResourceKey) Desired {
 		nodes = append(slices.Clone(nodes), *g.DeadLetter)
 	}
 	for i := range nodes {
+		d.Stages = append(d.Stages, Stage{Name: nodes[i].Name, Kind: string(nodes[i].Kind), Service: nodes[i].Ref, Missing: nodes[i].Unresolved})
 		if name := fmt.Sprintf("%s %s", nodes[i].Kind, nodes[i].Ref); nodes[i].Unresolved && !slices.Contains(d.Missing, name) {
 			d.Missing = append(d.Missing, name)
 		}
@@ -107,8 +121,11 @@ func (c *Compiler) read(view *state.View, key state.ResourceKey) (*dsl.Resource,
 	}
 	p := parsed{uid: r.GetUid(), revision: r.GetRevision()}
 	var diags []dsl.Diagnostic
-	if p.resource, diags = dsl.FromJSON(r.GetManifest()); dsl.HasErrors(diags) {
-		p.resource, p.problem = nil, fmt.Sprint(dsl.Err(diags))
+	if p.resource, diags = dsl.FromJSON(r.GetManifest()); p.resource == nil {
+		p.problem = "the manifest cannot be read by this version"
+		if len(diags) > 0 {
+			p.problem = diags[0].Error()
+		}
 	}
 	c.parsed[key] = p
 	return p.resource, p.problem

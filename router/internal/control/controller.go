@@ -1,0 +1,170 @@
+// Package control is the leader's work: it keeps what runs in step with what was asked for.
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conveyor-etl/conveyor/raftstore"
+	"github.com/conveyor-etl/conveyor/router/internal/placement"
+	"github.com/conveyor-etl/conveyor/router/internal/session"
+	"github.com/conveyor-etl/conveyor/router/internal/state"
+	"github.com/conveyor-etl/conveyor/router/internal/state/statepb"
+	"github.com/conveyor-etl/conveyor/router/internal/status"
+	"github.com/conveyor-etl/conveyor/router/internal/topology"
+)
+
+const (
+	// reconcileEvery is how often the leader looks even when nothing has changed: timers and idle stages.
+	reconcileEvery = time.Second
+	proposeTimeout = 10 * time.Second
+)
+
+// Store is what the controller needs of raftstore.
+type Store interface {
+	Propose(ctx context.Context, cmd []byte) (raftstore.Result, error)
+	LeadershipChanges(ctx context.Context) iter.Seq[raftstore.Leadership]
+	ClusterID() string
+}
+
+// Config of a controller.
+type Config struct {
+	SessionTTL   time.Duration
+	DrainTimeout time.Duration
+	Resolver     Resolver
+	Logger       *slog.Logger
+}
+
+// Controller runs on every router and works on the one that leads. Its methods may be called concurrently.
+type Controller struct {
+	cfg      Config
+	store    Store
+	machine  *state.Machine
+	compiler *topology.Compiler
+	leases   *session.Leases
+	reports  *status.Reports
+	hosts    *hosts
+	ready    chan struct{}
+
+	mu       sync.Mutex
+	unplaced map[placement.Key]string
+	since    map[conditionKey]conditionState
+	drains   map[drain]time.Time
+}
+
+// drain names one draining of a pipeline.
+type drain struct {
+	pipeline   string
+	generation uint64
+}
+
+// New returns a controller. Run it.
+func New(cfg Config, store Store, machine *state.Machine) *Controller {
+	return &Controller{
+		cfg: cfg, store: store, machine: machine, compiler: topology.NewCompiler(), leases: session.New(cfg.SessionTTL), reports: status.New(),
+		hosts: newHosts(cfg.Resolver), ready: make(chan struct{}), drains: map[drain]time.Time{}, since: map[conditionKey]conditionState{},
+	}
+}
+
+// Ready is closed when this router leads and its state knows its cluster.
+func (c *Controller) Ready() <-chan struct{} { return c.ready }
+
+// Leases are those of the sessions.
+func (c *Controller) Leases() *session.Leases { return c.leases }
+
+// Reports are what sidecars told.
+func (c *Controller) Reports() *status.Reports { return c.reports }
+
+// Propose applies a command. A refusal by the state is a *state.Rejection.
+func (c *Controller) Propose(ctx context.Context, cmd *statepb.Command) (raftstore.Result, error) {
+	cmd.AtUnixNano = time.Now().UnixNano()
+	b, err := proto.Marshal(cmd)
+	if err != nil {
+		return raftstore.Result{}, fmt.Errorf("encode command: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
+	defer cancel()
+	r, err := c.store.Propose(ctx, b)
+	if err != nil {
+		return raftstore.Result{}, err
+	}
+	if rejection, ok := r.Value.(*state.Rejection); ok {
+		return r, rejection
+	}
+	return r, nil
+}
+
+// Run works whenever this router leads, until ctx ends.
+func (c *Controller) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	stop := func() {}
+	defer func() {
+		stop()
+		wg.Wait()
+	}()
+	for l := range c.store.LeadershipChanges(ctx) {
+		stop()
+		wg.Wait()
+		if !l.Leader {
+			continue
+		}
+		c.cfg.Logger.Info("leading the cluster", "term", l.Term)
+		lead, cancel := context.WithCancel(ctx)
+		stop = cancel
+		c.leases.Reset()
+		wg.Go(func() { c.lead(lead) })
+		wg.Go(func() { c.leases.Run(lead, c.expire) })
+	}
+}
+
+func (c *Controller) expire(ctx context.Context, sidecar string, epoch uint64) {
+	_, err := c.Propose(ctx, &statepb.Command{Kind: &statepb.Command_EndSession{EndSession: &statepb.EndSession{SidecarId: sidecar, Epoch: epoch}}})
+	switch rejection := (*state.Rejection)(nil); {
+	case err == nil:
+		c.reports.End(sidecar)
+		c.cfg.Logger.Warn("session of a silent sidecar has ended", "sidecar", sidecar)
+	case errors.As(err, &rejection): // a newer session is there
+	case ctx.Err() == nil:
+		c.cfg.Logger.Warn("session of a silent sidecar could not be ended", "sidecar", sidecar, "err", err)
+	}
+}
+
+// lead runs until leadership ends. What fails is tried again at the next change or tick.
+func (c *Controller) lead(ctx context.Context) {
+	if c.machine.View().ClusterID == "" {
+		found := &statepb.Found{ClusterId: c.store.ClusterID(), Incarnation: 1}
+		if _, err := c.Propose(ctx, &statepb.Command{Kind: &statepb.Command_Found{Found: found}}); err != nil {
+			if ctx.Err() == nil {
+				c.cfg.Logger.Error("cluster could not be founded", "err", err)
+			}
+			return
+		}
+	}
+	select {
+	case <-c.ready:
+	default:
+		close(c.ready)
+	}
+	tick := time.NewTicker(reconcileEvery)
+	defer tick.Stop()
+	for {
+		changed := c.machine.Changed()
+		if err := c.reconcile(ctx); err != nil && ctx.Err() == nil {
+			c.cfg.Logger.Warn("pipelines could not be brought in step", "err", err)
+			changed = nil // wait for the tick, not for what was just changed
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,86 @@
+package control
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/conveyor-etl/conveyor/dsl"
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+	conveyorv1 "github.com/conveyor-etl/conveyor/protos/conveyor/v1"
+	"github.com/conveyor-etl/conveyor/router/internal/state"
+	"github.com/conveyor-etl/conveyor/router/internal/state/statepb"
+	"github.com/conveyor-etl/conveyor/router/internal/topology"
+)
+
+// lastSlot: a stage is assigned whole.
+const lastSlot = 255
+
+func pipelineKey(name string) state.ResourceKey {
+	namespace, short, _ := strings.Cut(name, "/")
+	return state.ResourceKey{Kind: dsl.KindPipeline, Namespace: namespace, Name: short}
+}
+
+// Assignments is everything that a sidecar should run, in the order of pipelines and stages.
+func Assignments(view *state.View, sidecar string) []*controlv1.Assignment {
+	var keys []state.StageKey
+	for key, a := range view.Assignments {
+		if a.GetSidecarId() == sidecar {
+			keys = append(keys, key)
+		}
+	}
+	slices.SortFunc(keys, state.CompareStages)
+	out := make([]*controlv1.Assignment, 0, len(keys))
+	for _, key := range keys {
+		out = append(out, assignment(view, view.Pipelines[key.Pipeline], view.Assignments[key]))
+	}
+	return out
+}
+
+func assignment(view *state.View, p *statepb.Pipeline, a *statepb.Assignment) *controlv1.Assignment {
+	out := &controlv1.Assignment{
+		Pipeline: p.GetName(), PipelineUid: p.GetUid(), Generation: p.GetGeneration(), Stage: a.GetStage(),
+		Epoch: epoch(view, a), LastSlot: lastSlot, Drain: p.GetDraining(),
+	}
+	for _, st := range p.GetPlan().GetStages() {
+		if st.GetName() != a.GetStage() {
+			continue
+		}
+		out.Spec = topology.Spec(st)
+		out.Spec.FromStart = p.GetFromStart()
+		if w := out.Spec.GetServiceWork(); w != nil {
+			w.Address, w.Gateway = a.GetAddress(), a.GetGateway()
+		}
+		if d := out.Spec.GetDeadLetters(); d != nil {
+			d.Finish = othersCompleted(p)
+		}
+	}
+	for _, e := range p.GetPlan().GetEdges() {
+		if e.GetTo() == a.GetStage() {
+			out.Upstream = append(out.Upstream, peer(view, p, e, e.GetFrom()))
+		}
+		if e.GetFrom() == a.GetStage() {
+			out.Downstream = append(out.Downstream, peer(view, p, e, e.GetTo()))
+		}
+	}
+	return out
+}
+
+// othersCompleted reports whether nothing runs any more that could make dead letters of its own.
+func othersCompleted(p *statepb.Pipeline) bool {
+	return !slices.ContainsFunc(p.GetPlan().GetStages(), func(s *statepb.Stage) bool {
+		return !s.GetDeadLetters() && !slices.Contains(p.GetCompletedStages(), s.GetName())
+	})
+}
+
+func peer(view *state.View, p *statepb.Pipeline, e *statepb.Edge, stage string) *controlv1.Peer {
+	out := &controlv1.Peer{Stage: stage, When: e.GetWhen(), BestEffort: e.GetBestEffort(), Completed: slices.Contains(p.GetCompletedStages(), stage)}
+	if a := view.Assignments[state.StageKey{Pipeline: p.GetName(), Stage: stage}]; a != nil {
+		out.SidecarId, out.Epoch = a.GetSidecarId(), epoch(view, a)
+		out.Address = view.Sessions[a.GetSidecarId()].GetAddress()
+	}
+	return out
+}
+
+func epoch(view *state.View, a *statepb.Assignment) *conveyorv1.Epoch {
+	return &conveyorv1.Epoch{Incarnation: view.Incarnation, Index: a.GetIndex()}
+}

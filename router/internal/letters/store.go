@@ -1,0 +1,164 @@
+// Package letters keeps the router's dead-letter store open, and turns its letters into those of the API.
+package letters
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/conveyor-etl/conveyor/dlq"
+	"github.com/conveyor-etl/conveyor/dlq/embed"
+)
+
+const (
+	firstRetry = 500 * time.Millisecond
+	lastRetry  = 30 * time.Second
+)
+
+// Store is the dead-letter store of this router. While it is not open its methods return errors that wrap dlq.ErrUnavailable.
+type Store struct {
+	dir    string
+	log    *slog.Logger
+	opened chan struct{}
+	once   sync.Once
+
+	mu    sync.RWMutex // held for reading by calls, for writing while the store is exchanged
+	store *dlq.Store
+	cause error
+}
+
+// New returns a store in dir that is not open yet. Run it.
+func New(dir string, log *slog.Logger) *Store {
+	return &Store{dir: dir, log: log, opened: make(chan struct{}), cause: errors.New("it is being opened")}
+}
+
+// Opened is closed after the first try to open it, however that went.
+func (s *Store) Opened() <-chan struct{} { return s.opened }
+
+// Run opens the store, opens it again when its server fails, and closes it when ctx ends.
+func (s *Store) Run(ctx context.Context) {
+	retry := firstRetry
+	for {
+		failed, stop, err := s.open(ctx)
+		s.once.Do(func() { close(s.opened) })
+		if err != nil {
+			s.log.Error("dead-letter store cannot be opened; lanes with failed records wait", "err", err, "again", retry)
+			s.set(nil, err)
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(retry):
+			}
+			retry = min(2*retry, lastRetry)
+			continue
+		}
+		retry = firstRetry
+		select {
+		case <-ctx.Done():
+		case <-failed:
+			s.log.Error("dead-letter store failed; it is being opened again")
+		}
+		s.set(nil, errors.New("it is closed"))
+		if err := stop(); err != nil {
+			s.log.Warn("dead-letter store did not close well", "err", err)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+func (s *Store) open(ctx context.Context) (failed <-chan struct{}, stop func() error, err error) {
+	server, err := embed.Open(embed.Config{Dir: filepath.Join(s.dir, "jetstream"), Logger: s.log})
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err := server.Connect()
+	if err != nil {
+		return nil, nil, errors.Join(err, server.Close())
+	}
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("open the dead-letter store: %w", err), server.Close())
+	}
+	store, err := dlq.Open(ctx, js, dlq.Config{Dir: s.dir, Logger: s.log})
+	if err != nil {
+		return nil, nil, errors.Join(err, server.Close())
+	}
+	s.set(store, nil)
+	return server.Failed(), func() error { return errors.Join(store.Close(), server.Close()) }, nil
+}
+
+func (s *Store) set(store *dlq.Store, cause error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.store, s.cause = store, cause
+}
+
+func (s *Store) use() (*dlq.Store, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.store == nil {
+		return nil, fmt.Errorf("%w: %w", dlq.ErrUnavailable, s.cause)
+	}
+	return s.store, nil
+}
+
+// Append stores letters durably.
+func (s *Store) Append(ctx context.Context, letters []dlq.Letter) ([]dlq.Result, error) {
+	store, err := s.use()
+	if err != nil {
+		return nil, err
+	}
+	return store.Append(ctx, letters)
+}
+
+// Get returns one letter.
+func (s *Store) Get(ctx context.Context, id uint64) (dlq.Letter, error) {
+	store, err := s.use()
+	if err != nil {
+		return dlq.Letter{}, err
+	}
+	return store.Get(ctx, id)
+}
+
+// List yields letters in the order of their ids.
+func (s *Store) List(ctx context.Context, q dlq.Query) iter.Seq2[dlq.Letter, error] {
+	store, err := s.use()
+	if err != nil {
+		return func(yield func(dlq.Letter, error) bool) { yield(dlq.Letter{}, err) }
+	}
+	return store.List(ctx, q)
+}
+
+// Discard removes letters durably.
+func (s *Store) Discard(ctx context.Context, ids ...uint64) error {
+	store, err := s.use()
+	if err != nil {
+		return err
+	}
+	return store.Discard(ctx, ids...)
+}
+
+// Count is how many letters there are, and what is wrong with the store; nil when nothing is.
+func (s *Store) Count(ctx context.Context) (uint64, error) {
+	store, err := s.use()
+	if err != nil {
+		return 0, err
+	}
+	n, err := store.Count(ctx, dlq.Query{})
+	return n, errors.Join(err, store.Health())
+}
+
+// Check reports whether the store can be used.
+func (s *Store) Check(context.Context) error {
+	_, err := s.use()
+	return err
+}
