@@ -14,6 +14,12 @@ import (
 // MaxRecordBytes is the size that no encoded record may exceed.
 const MaxRecordBytes = 4 << 20
 
+// MaxBatchRecords is the number of records that no received batch may exceed: finding a record costs memory however small it is.
+const MaxBatchRecords = 64 << 10
+
+// keepSpans is how many records' places a batch in the pool may hold.
+const keepSpans = 8 << 10
+
 // ErrTooLarge is returned when a record is larger than the limit.
 var ErrTooLarge = errors.New("record is larger than the limit")
 
@@ -28,7 +34,6 @@ type Batch struct {
 	spans []span
 	bytes int
 	refs  atomic.Int32
-	whole []byte // what Message sends without copying
 }
 
 var batches = sync.Pool{New: func() any { return new(Batch) }}
@@ -83,7 +88,10 @@ func (b *Batch) Free() {
 		panic("wire: batch freed too often")
 	}
 	b.pool.Put(b.data)
-	b.data, b.pool, b.whole = nil, nil, nil
+	b.data, b.pool = nil, nil
+	if cap(b.spans) > keepSpans {
+		b.spans = nil // one huge batch must not fill the pool for ever
+	}
 	batches.Put(b)
 }
 
@@ -107,6 +115,9 @@ func (b *Batch) scan(from, to int) error {
 			return fmt.Errorf("batch at byte %d: %w", at-from, errMalformed)
 		}
 		at += n
+		if tag>>3 == 0 {
+			return fmt.Errorf("batch at byte %d: %w", at-from, errMalformed)
+		}
 		if tag != recordTag {
 			n, err := skip(data[at:], tag)
 			if err != nil {
@@ -121,6 +132,9 @@ func (b *Batch) scan(from, to int) error {
 		}
 		if size > MaxRecordBytes {
 			return fmt.Errorf("record %d of a batch has %d bytes: %w", len(b.spans), size, ErrTooLarge)
+		}
+		if len(b.spans) == MaxBatchRecords {
+			return fmt.Errorf("batch of more than %d records", MaxBatchRecords)
 		}
 		at += n
 		b.spans = append(b.spans, span{uint32(head), uint32(at), uint32(at) + uint32(size)})
@@ -227,7 +241,7 @@ func (w *Builder) Finish() *Batch {
 }
 
 // Slice returns a batch of records from..to-1 of b: the same memory with a reference of its own where they are the whole of b, a copy
-// otherwise. The caller owns it.
+// otherwise; nil when from..to-1 is empty and not the whole. The caller owns it.
 func (b *Batch) Slice(from, to int) *Batch {
 	if from == 0 && to == len(b.spans) {
 		b.Ref()

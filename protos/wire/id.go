@@ -6,7 +6,7 @@ import (
 )
 
 // RecordID returns the id of a record: the source's uid, the partition and the position, joined by "/". Parts with other characters than
-// letters, digits and "._:@+=-" are written as "~" and base64url, so that ids can be typed, logged and cut at their slashes.
+// letters, digits and "._:@=-" are written as "~" and base64url, so that ids can be typed, logged and cut at their slashes.
 func RecordID(uid, partition string, position []byte) string {
 	id := make([]byte, 0, len(uid)+len(partition)+len(position)+2)
 	id = append(id, uid...)
@@ -44,7 +44,7 @@ func plain(c byte) bool {
 		return true
 	}
 	switch c {
-	case '.', '_', ':', '@', '+', '=', '-':
+	case '.', '_', ':', '@', '=', '-': // not '+', which InsideID puts before an ordinal
 		return true
 	}
 	return false
