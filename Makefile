@@ -63,8 +63,10 @@ generate: $(TOOLS)/.protogen ## regenerate Go code from the protos, and the modu
 	GOWORK=off go run -C tools ./cmd/modsync -root $(CURDIR)
 
 .PHONY: bench
-bench: ## measure against the floor, in one alternating block, and print the table
-	@integration/bench/run
+bench: ## measure beside the floor, in one alternating block, and print the table
+	CGO_ENABLED=0 go build -trimpath -o bin/floor ./integration/bench/floor
+	CGO_ENABLED=0 go build -trimpath -o bin/bench ./integration/bench
+	@bin/bench -floor bin/floor $(BENCHFLAGS)
 
 .PHONY: vuln
 vuln: $(TOOLS)/.tools ## look for known vulnerabilities (needs the network)
