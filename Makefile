@@ -11,14 +11,12 @@ MODULES := $(patsubst %/go.mod,%,$(wildcard */go.mod))
 MODULES := $(filter-out tools,$(MODULES))
 TOOLS   := $(CURDIR)/bin/tools
 
-# A checkout without .git, or one git distrusts, builds too: the commit is stamped by hand.
+# versions.yaml names the next release; what is built before it says so. The commit is stamped by go build, where git can tell it:
+# a copy without .git, or one that git distrusts, builds too.
+VERSION := $(shell sed -n 's/^  cli: *//p' versions.yaml)-dev
+STAMP   := -s -w -X github.com/conveyor-etl/conveyor/internal/version.Version=$(VERSION)
+VCS     := $(if $(shell git status --porcelain --branch 2>/dev/null),true,false)
 export GOFLAGS := $(filter-out -buildvcs=%,$(GOFLAGS)) -buildvcs=false
-
-VERSION := $(shell sed -n 's/^  cli: *//p' versions.yaml)
-COMMIT  := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
-DIRTY   := $(shell git diff --quiet HEAD -- 2>/dev/null || echo -dirty)
-STAMP   := github.com/conveyor-etl/conveyor/internal/version
-LDFLAGS := -s -w -X $(STAMP).Version=$(VERSION) -X $(STAMP).Commit=$(COMMIT)$(DIRTY)
 
 BINARIES := conveyor conveyor-router conveyor-sidecar conveyor-connect
 MAIN_conveyor         := ./cli/cmd/conveyor
@@ -44,7 +42,7 @@ build: $(addprefix bin/,$(BINARIES)) ## build the four binaries into bin/
 # Go decides what is up to date, so every build asks it.
 .PHONY: $(addprefix bin/,$(BINARIES))
 $(addprefix bin/,$(BINARIES)): bin/%:
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ $(MAIN_$*)
+	CGO_ENABLED=0 go build -trimpath -buildvcs=$(VCS) -ldflags '$(STAMP)' -o $@ $(MAIN_$*)
 
 ##@ Develop
 
