@@ -27,7 +27,7 @@ type Merge[T any] struct {
 type input[T any] struct {
 	q      *Queue[T]
 	weight int64
-	budget int64 // bytes it may still take in this turn; below zero is debt
+	budget int64 // bytes it may still take, at most one turn's worth; below zero is debt
 }
 
 // minCost is what an item costs at least, so that items without bytes take turns, too.
@@ -115,7 +115,7 @@ func (m *Merge[T]) poll() (v T, q *Queue[T], err error) {
 	defer m.mu.Unlock()
 	for {
 		if v, q = m.round(); q != nil {
-			m.signal() // there may be more for another reader
+			m.signal() // several items may have left one token: wake another reader
 			return v, q, nil
 		}
 		if !m.forgive() {
@@ -144,7 +144,6 @@ func (m *Merge[T]) round() (v T, q *Queue[T]) {
 				m.drop(m.turn) // closed and drained; the next input moved into its place
 				continue
 			}
-			in.budget = 0 // what an idle input did not use is not saved up
 		}
 		m.turn++
 		m.enter()
