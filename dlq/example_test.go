@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/conveyor-etl/conveyor/dlq"
 	"github.com/conveyor-etl/conveyor/dlq/embed"
 )
@@ -25,11 +23,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer server.Close()
-	nc, err := server.Connect()
-	if err != nil {
-		log.Fatal(err)
-	}
-	js, err := jetstream.New(nc)
+	js, err := server.JetStream()
 	if err != nil {
 		log.Fatal(err)
 	}
