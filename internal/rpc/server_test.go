@@ -266,13 +266,14 @@ func TestServer_DrainLetsCallsFinish(t *testing.T) {
 }
 
 func TestServer_DrainIsBounded(t *testing.T) {
-	ended := make(chan struct{})
+	cancelled, cleaned := make(chan struct{}), make(chan struct{})
 	s := start(t, &handlers{stream: func(s grpc.ServerStream) error {
-		defer close(ended)
 		if err := s.SendMsg(&message{}); err != nil {
 			return err
 		}
 		<-s.Context().Done()
+		close(cancelled)
+		<-cleaned
 		return s.Context().Err()
 	}}, rpc.ServerConfig{}, 10*time.Millisecond)
 	stream := open(t.Context(), t, dial(t, s.addr, rpc.DialConfig{}))
@@ -280,13 +281,16 @@ func TestServer_DrainIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.stop()
-	if err := <-s.served; err != nil {
-		t.Errorf("Serve = %v", err)
-	}
+	<-cancelled
 	select {
-	case <-ended:
-	default:
-		t.Error("Serve returned before its handler")
+	case err := <-s.served:
+		t.Errorf("Serve returned before its handler: %v", err)
+		close(cleaned)
+	case <-time.After(50 * time.Millisecond): // can only miss a fault, not invent one
+		close(cleaned)
+		if err := <-s.served; err != nil {
+			t.Errorf("Serve = %v", err)
+		}
 	}
 	if err := stream.RecvMsg(new(message)); status.Code(err) != codes.Unavailable && status.Code(err) != codes.Canceled {
 		t.Errorf("the stream ended with %v", err)
