@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"testing"
 )
 
@@ -25,6 +27,29 @@ func TestFiles_DoNotMentionTheMachineTheyWereWrittenOn(t *testing.T) {
 		for _, word := range foreign {
 			if i := bytes.Index(content, []byte(word)); i >= 0 {
 				t.Errorf("%s:%d contains %q", path, 1+bytes.Count(content[:i], []byte{'\n'}), word)
+			}
+		}
+	}
+}
+
+// promises are what is said in place of doing it.
+var promises = regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME|XX` + `X|HA` + `CK)\b`)
+
+func TestFiles_PromiseNothingForLater(t *testing.T) {
+	for _, path := range tracked(t) {
+		if !slices.Contains([]string{".go", ".proto", ".sh", ".yaml", ".md"}, filepath.Ext(path)) {
+			continue
+		}
+		content, err := os.ReadFile(filepath.Join(root(t), path))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // deleted here, not yet in git
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n, line := range bytes.Split(content, []byte{'\n'}) {
+			if word := promises.Find(line); word != nil {
+				t.Errorf("%s:%d says %s: do it, or refuse by name what is not there", path, n+1, word)
 			}
 		}
 	}
