@@ -1,0 +1,354 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/conveyor-etl/conveyor/client"
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// router is a server that answers as a test says.
+type router struct {
+	controlv1.UnimplementedAdminServiceServer
+	controlv1.UnimplementedDeadLetterServiceServer
+	controlv1.UnimplementedSidecarCoordinatorServer
+
+	calls   atomic.Int64
+	list    func(call int64) (*controlv1.ListResourcesResponse, error)
+	restart func(call int64) error
+	watch   func(call int64, req *controlv1.WatchResourcesRequest, send func(*controlv1.WatchResourcesResponse) error) error
+	letters func(call int64, req *controlv1.ListLettersRequest, send func(*controlv1.ListLettersResponse) error) error
+	replay  func(call int64, send func(*controlv1.ReplayLettersResponse) error) error
+}
+
+func (r *router) ListResources(context.Context, *controlv1.ListResourcesRequest) (*controlv1.ListResourcesResponse, error) {
+	return r.list(r.calls.Add(1))
+}
+
+func (r *router) RestartPipeline(context.Context, *controlv1.RestartPipelineRequest) (*controlv1.RestartPipelineResponse, error) {
+	return &controlv1.RestartPipelineResponse{}, r.restart(r.calls.Add(1))
+}
+
+func (r *router) WatchResources(req *controlv1.WatchResourcesRequest, s grpc.ServerStreamingServer[controlv1.WatchResourcesResponse]) error {
+	return r.watch(r.calls.Add(1), req, s.Send)
+}
+
+func (r *router) ListLetters(req *controlv1.ListLettersRequest, s grpc.ServerStreamingServer[controlv1.ListLettersResponse]) error {
+	return r.letters(r.calls.Add(1), req, s.Send)
+}
+
+func (r *router) ReplayLetters(_ *controlv1.ReplayLettersRequest, s grpc.ServerStreamingServer[controlv1.ReplayLettersResponse]) error {
+	return r.replay(r.calls.Add(1), s.Send)
+}
+
+// serve starts the router on the address, and returns the address.
+func (r *router) serve(t *testing.T, address string) string {
+	t.Helper()
+	lis, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := grpc.NewServer()
+	controlv1.RegisterAdminServiceServer(srv, r)
+	controlv1.RegisterDeadLetterServiceServer(srv, r)
+	controlv1.RegisterSidecarCoordinatorServer(srv, r)
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = srv.Serve(lis) })
+	t.Cleanup(func() { srv.Stop(); wg.Wait() })
+	return lis.Addr().String()
+}
+
+// deadAddress is an address at which nothing listens.
+func deadAddress(t *testing.T) string {
+	t.Helper()
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lis.Close()
+	return lis.Addr().String()
+}
+
+func dial(t *testing.T, targets []string, opts ...client.Option) *client.Client {
+	t.Helper()
+	c, err := client.Dial(t.Context(), targets, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+var errGone = status.Error(codes.Unavailable, "going away")
+
+func okList(int64) (*controlv1.ListResourcesResponse, error) {
+	return &controlv1.ListResourcesResponse{Revision: 7}, nil
+}
+
+func TestClient_AsksTheNextRouterWhenOneIsDown(t *testing.T) {
+	r := &router{list: okList}
+	c := dial(t, []string{deadAddress(t), r.serve(t, "127.0.0.1:0")})
+	_, revision, err := c.List(t.Context(), "Pipeline", "")
+	if err != nil || revision != 7 {
+		t.Fatalf("List = revision %d, error %v; want 7", revision, err)
+	}
+}
+
+func TestClient_WaitsForARouterThatStarts(t *testing.T) {
+	address := deadAddress(t)
+	c := dial(t, []string{address})
+	got := make(chan error, 1)
+	go func() {
+		_, _, err := c.List(context.Background(), "Pipeline", "")
+		got <- err
+	}()
+	(&router{list: okList}).serve(t, address)
+	if err := <-got; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestClient_RepeatsUntilARouterLeads(t *testing.T) {
+	r := &router{list: func(call int64) (*controlv1.ListResourcesResponse, error) {
+		if call < 4 {
+			return nil, refusal(codes.FailedPrecondition, client.ReasonNotLeader, "follows")
+		}
+		return okList(call)
+	}}
+	c := dial(t, []string{r.serve(t, "127.0.0.1:0")})
+	if _, _, err := c.List(t.Context(), "Pipeline", ""); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.calls.Load(); n != 4 {
+		t.Errorf("the router was asked %d times, want 4", n)
+	}
+}
+
+func TestClient_SaysWhoDidNotAnswerAndWhy(t *testing.T) {
+	address := deadAddress(t)
+	c := dial(t, []string{address}, client.WithRetryFor(0))
+	_, _, err := c.List(t.Context(), "Pipeline", "")
+	var e *client.UnreachableError
+	if !errors.Is(err, client.ErrUnreachable) || !errors.As(err, &e) {
+		t.Fatalf("error %v does not match ErrUnreachable", err)
+	}
+	if diff := cmp.Diff([]string{address}, e.Targets); diff != "" {
+		t.Error(diff)
+	}
+	var op *net.OpError
+	if !errors.As(err, &op) {
+		t.Errorf("error %v does not hold the network's own error", err)
+	}
+}
+
+func TestClient_DoesNotRepeatARefusal(t *testing.T) {
+	r := &router{list: func(int64) (*controlv1.ListResourcesResponse, error) {
+		return nil, refusal(codes.NotFound, client.ReasonNotFound, "no such thing")
+	}}
+	c := dial(t, []string{r.serve(t, "127.0.0.1:0")})
+	if _, _, err := c.List(t.Context(), "Pipeline", ""); !errors.Is(err, client.ErrNotFound) {
+		t.Fatalf("error %v does not match ErrNotFound", err)
+	}
+	if n := r.calls.Load(); n != 1 {
+		t.Errorf("the router was asked %d times, want once", n)
+	}
+}
+
+func TestClient_DoesNotRepeatWhatARouterMayHaveDone(t *testing.T) {
+	r := &router{restart: func(int64) error { return errGone }}
+	c := dial(t, []string{r.serve(t, "127.0.0.1:0")})
+	if err := c.RestartPipeline(t.Context(), "default", "p", true); !errors.Is(err, client.ErrUnreachable) {
+		t.Fatalf("error %v does not match ErrUnreachable", err)
+	}
+	if n := r.calls.Load(); n != 1 {
+		t.Errorf("the router was asked %d times, want once", n)
+	}
+}
+
+func TestClient_BoundsACallWithoutDeadline(t *testing.T) {
+	block := make(chan struct{})
+	r := &router{list: func(int64) (*controlv1.ListResourcesResponse, error) { <-block; return nil, errGone }}
+	c := dial(t, []string{r.serve(t, "127.0.0.1:0")}, client.WithTimeout(20*time.Millisecond))
+	t.Cleanup(func() { close(block) })
+	_, _, err := c.List(context.Background(), "Pipeline", "")
+	if !errors.Is(err, client.ErrUnreachable) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("error %v; want one that matches ErrUnreachable and context.DeadlineExceeded", err)
+	}
+}
+
+func TestClient_CloseEndsCalls(t *testing.T) {
+	c := dial(t, []string{deadAddress(t)})
+	got := make(chan error, 1)
+	go func() {
+		_, _, err := c.List(context.Background(), "Pipeline", "")
+		got <- err
+	}()
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-got; !errors.Is(err, client.ErrClosed) {
+		t.Fatalf("error %v does not match ErrClosed", err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestClient_CancelIsReturnedAsSuch(t *testing.T) {
+	c := dial(t, []string{deadAddress(t)})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := c.List(ctx, "Pipeline", ""); !errors.Is(err, context.Canceled) {
+		t.Fatalf("error %v does not match context.Canceled", err)
+	}
+}
+
+func TestWatch_ResumesBehindTheLastChange(t *testing.T) {
+	change := func(revision uint64) *controlv1.WatchResourcesResponse {
+		return &controlv1.WatchResourcesResponse{Revision: revision, Resource: &controlv1.Resource{Name: "p"}}
+	}
+	var asked []uint64
+	r := &router{watch: func(call int64, req *controlv1.WatchResourcesRequest, send func(*controlv1.WatchResourcesResponse) error) error {
+		asked = append(asked, req.GetAfterRevision())
+		if call == 1 {
+			return errors.Join(send(change(6)), send(change(8)), errGone)
+		}
+		if err := send(change(9)); err != nil {
+			return err
+		}
+		return nil // a router that ends the stream is no reason to stop watching
+	}}
+	c := dial(t, []string{r.serve(t, "127.0.0.1:0")})
+	var got []uint64
+	for e, err := range c.Watch(t.Context(), "Pipeline", "", 5) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got = append(got, e.Revision); len(got) == 4 {
+			break
+		}
+	}
+	if diff := cmp.Diff([]uint64{6, 8, 9, 9}, got); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]uint64{5, 8, 9}, asked); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestWatch_EndsWithARefusal(t *testing.T) {
+	r := &router{watch: func(int64, *controlv1.WatchResourcesRequest, func(*controlv1.WatchResourcesResponse) error) error {
+		return refusal(codes.OutOfRange, client.ReasonRevisionCompacted, "too old")
+	}}
+	c := dial(t, []string{r.serve(t, "127.0.0.1:0")})
+	var last error
+	for _, err := range c.Watch(t.Context(), "Pipeline", "", 5) {
+		last = err
+	}
+	if !errors.Is(last, client.ErrRevisionCompacted) {
+		t.Fatalf("error %v does not match ErrRevisionCompacted", last)
+	}
+}
+
+func TestLetters_GoOnBehindTheLastAfterABreak(t *testing.T) {
+	letter := func(id uint64) *controlv1.ListLettersResponse {
+		return &controlv1.ListLettersResponse{Letter: &controlv1.Letter{Id: id}}
+	}
+	r := &router{letters: func(call int64, req *controlv1.ListLettersRequest, send func(*controlv1.ListLettersResponse) error) error {
+		for id := req.GetAfter() + 1; id <= 5; id++ {
+			if call == 1 && id == 3 {
+				return errGone
+			}
+			if err := send(letter(id)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+	c := dial(t, []string{r.serve(t, "127.0.0.1:0")})
+	for _, tt := range []struct {
+		limit uint32
+		want  []uint64
+	}{{0, []uint64{1, 2, 3, 4, 5}}, {4, []uint64{1, 2, 3, 4}}} {
+		r.calls.Store(0)
+		var got []uint64
+		for l, err := range c.Letters(t.Context(), nil, tt.limit) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, l.GetId())
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("limit %d: %s", tt.limit, diff)
+		}
+	}
+}
+
+func TestReplay_IsNotBegunTwice(t *testing.T) {
+	r := &router{replay: func(_ int64, send func(*controlv1.ReplayLettersResponse) error) error {
+		return errors.Join(send(&controlv1.ReplayLettersResponse{Selected: 3, Settled: 1}), errGone)
+	}}
+	c := dial(t, []string{r.serve(t, "127.0.0.1:0")})
+	var settled []uint64
+	var last error
+	for p, err := range c.ReplayLetters(t.Context(), nil) {
+		if last = err; err == nil {
+			settled = append(settled, p.GetSettled())
+		}
+	}
+	if last == nil {
+		t.Error("no error although the replay broke off")
+	}
+	if diff := cmp.Diff([]uint64{1}, settled); diff != "" {
+		t.Error(diff)
+	}
+	if n := r.calls.Load(); n != 1 {
+		t.Errorf("the replay was begun %d times", n)
+	}
+}
+
+func TestDial_RefusesWhatItWouldHaveToSendInTheClear(t *testing.T) {
+	for _, tt := range []struct {
+		target string
+		want   error
+	}{
+		{"localhost:50051", nil},
+		{"127.0.0.9:1", nil},
+		{"[::1]:50051", nil},
+		{"a-name-that-nobody-has.invalid:50051", nil}, // judged when it is known
+		{"192.0.2.1:50051", client.ErrInsecure},
+		{"[2001:db8::1]:50051", client.ErrInsecure},
+		{"localhost", client.ErrInvalid},
+		{"localhost:0", client.ErrInvalid},
+		{"localhost:http", client.ErrInvalid},
+	} {
+		c, err := client.Dial(t.Context(), []string{tt.target})
+		if !errors.Is(err, tt.want) {
+			t.Errorf("Dial(%q) = %v, want %v", tt.target, err, tt.want)
+		}
+		if c != nil {
+			c.Close()
+		}
+	}
+	if _, err := client.Dial(t.Context(), nil); !errors.Is(err, client.ErrInvalid) {
+		t.Errorf("Dial without targets = %v, want ErrInvalid", err)
+	}
+}
