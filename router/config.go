@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/conveyor-etl/conveyor/internal/certs"
+	"github.com/conveyor-etl/conveyor/internal/env"
 	"github.com/conveyor-etl/conveyor/internal/logging"
 	"github.com/conveyor-etl/conveyor/internal/rpc"
 )
@@ -15,23 +17,21 @@ import (
 // embed a router.
 type Config struct {
 	// GRPCPort is the port of the gRPC API; 0 picks a free one.
-	GRPCPort int `env:"GRPC_PORT" flag:"grpc-port" default:"50051" desc:"port of the gRPC API"`
+	GRPCPort env.Port `env:"GRPC_PORT" flag:"grpc-port" default:"50051" desc:"port of the gRPC API"`
 	// NodeID is the number of this router in its cluster, from 1.
 	NodeID int `env:"RAFT_NODE_ID" flag:"raft-node-id" default:"1" desc:"number of this router in its cluster"`
 	// Peers lists the routers of the cluster as host:port, this one included. Empty founds a cluster of one, which is all that this version runs.
-	Peers string `env:"RAFT_PEERS" flag:"raft-peers" default:"" desc:"routers of the cluster, host:port,...; empty founds a cluster of one"`
+	Peers string `env:"RAFT_PEERS" flag:"raft-peers" desc:"routers of the cluster, host:port,...; empty founds a cluster of one"`
 	// DataDir holds everything the router keeps: raft/ (log, snapshots, identity), dead-letters/ (the dead-letter store) and LOCK. One process at a time.
 	DataDir string `env:"DATA_DIR" flag:"data-dir" default:"./data" desc:"directory of the router's state"`
 	// OpsPort is the port of /metrics, /healthz and /readyz; 0 picks a free one.
-	OpsPort int `env:"OPS_PORT" flag:"ops-port" default:"9090" desc:"port of /metrics, /healthz and /readyz"`
-	// TLSCertFile, TLSKeyFile and TLSCAFile are PEM files for mutual TLS: all or none.
-	TLSCertFile string `env:"TLS_CERT_FILE" flag:"tls-cert-file" default:"" desc:"certificate of this router, PEM"`
-	TLSKeyFile  string `env:"TLS_KEY_FILE" flag:"tls-key-file" default:"" desc:"key of the certificate, PEM"`
-	TLSCAFile   string `env:"TLS_CA_FILE" flag:"tls-ca-file" default:"" desc:"authority that certificates of others must come from, PEM"`
+	OpsPort env.Port `env:"OPS_PORT" flag:"ops-port" default:"9090" desc:"port of /metrics, /healthz and /readyz"`
+	// TLS names the certificates for all connections between Conveyor's parts. Without them the router stays on loopback.
+	TLS certs.Files
 	// ListenHost is the address to listen on. Empty means all addresses with certificates, and loopback without.
-	ListenHost string `env:"LISTEN_HOST" flag:"listen-host" default:"" desc:"address to listen on; default all with certificates, loopback without"`
+	ListenHost string `env:"LISTEN_HOST" flag:"listen-host" desc:"address to listen on; default all with certificates, loopback without"`
 	// AdvertiseAddress is how others reach this router. Empty means hostname:GRPC_PORT.
-	AdvertiseAddress string `env:"ADVERTISE_ADDRESS" flag:"advertise-address" default:"" desc:"address at which others reach this router; default hostname:GRPC_PORT"`
+	AdvertiseAddress string `env:"ADVERTISE_ADDRESS" flag:"advertise-address" desc:"address at which others reach this router; default hostname:GRPC_PORT"`
 	// LogLevel is debug, info, warn or error.
 	LogLevel string `env:"LOG_LEVEL" flag:"log-level" default:"info" desc:"debug, info, warn or error"`
 
@@ -63,7 +63,7 @@ func DefaultConfig() Config {
 	}
 }
 
-func (c *Config) hasTLS() bool { return c.TLSCertFile != "" }
+func (c *Config) hasTLS() bool { return c.TLS.Enabled() }
 
 // listenHost is the address to listen on with the default applied.
 func (c *Config) listenHost() string {
@@ -73,13 +73,13 @@ func (c *Config) listenHost() string {
 	return c.ListenHost
 }
 
-// Validate reports every fault of the configuration, each with the name of its setting.
+// Validate reports every fault of the configuration, each with the name of its setting. The faults of TLS are those of its own Validate.
 func (c *Config) Validate() error {
 	var errs []error
 	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	for _, p := range []struct {
 		name  string
-		value int
+		value env.Port
 	}{{"GRPC_PORT", c.GRPCPort}, {"OPS_PORT", c.OpsPort}} {
 		if p.value < 0 || p.value > 65535 {
 			fault("%s: %d is not a port", p.name, p.value)
@@ -95,17 +95,8 @@ func (c *Config) Validate() error {
 	if c.DataDir == "" {
 		fault("DATA_DIR: is empty")
 	}
-	set := 0
-	for _, f := range []string{c.TLSCertFile, c.TLSKeyFile, c.TLSCAFile} {
-		if f != "" {
-			set++
-		}
-	}
-	if set != 0 && set != 3 {
-		fault("TLS_CERT_FILE, TLS_KEY_FILE, TLS_CA_FILE: set all three or none")
-	}
-	if c.Listener == nil && set == 0 {
-		if err := rpc.CheckListen(c.listenHost(), false); err != nil {
+	if c.Listener == nil {
+		if err := rpc.CheckListen(c.listenHost(), c.hasTLS()); err != nil {
 			fault("LISTEN_HOST: %w", err)
 		}
 	}

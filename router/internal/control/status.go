@@ -221,3 +221,10 @@ func (c *Controller) runConditions(r *reading, s *controlv1.PipelineStatus, add 
 		add("Running", false, "NotAssigned", "")
 	}
 }
+
+// Unplaced is how many stages no sidecar can run now.
+func (c *Controller) Unplaced() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.unplaced)
+}

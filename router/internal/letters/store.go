@@ -11,10 +11,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/conveyor-etl/conveyor/dlq"
 	"github.com/conveyor-etl/conveyor/dlq/embed"
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 )
 
 const (
@@ -80,13 +79,9 @@ func (s *Store) open(ctx context.Context) (failed <-chan struct{}, stop func() e
 	if err != nil {
 		return nil, nil, err
 	}
-	conn, err := server.Connect()
+	js, err := server.JetStream()
 	if err != nil {
 		return nil, nil, errors.Join(err, server.Close())
-	}
-	js, err := jetstream.New(conn)
-	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("open the dead-letter store: %w", err), server.Close())
 	}
 	store, err := dlq.Open(ctx, js, dlq.Config{Dir: s.dir, Logger: s.log})
 	if err != nil {
@@ -161,4 +156,21 @@ func (s *Store) Count(ctx context.Context) (uint64, error) {
 func (s *Store) Check(context.Context) error {
 	_, err := s.use()
 	return err
+}
+
+// Load returns one letter as the API has it.
+func (s *Store) Load(ctx context.Context, id uint64) (*controlv1.Letter, error) {
+	l, err := s.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return FromStore(&l)
+}
+
+// DiscardOne removes a letter durably. One that is gone is no error.
+func (s *Store) DiscardOne(ctx context.Context, id uint64) error {
+	if err := s.Discard(ctx, id); err != nil && !errors.Is(err, dlq.ErrNotFound) {
+		return err
+	}
+	return nil
 }

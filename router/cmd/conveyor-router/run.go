@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/conveyor-etl/conveyor/internal/env"
+	"github.com/conveyor-etl/conveyor/internal/lifecycle"
+	"github.com/conveyor-etl/conveyor/internal/logging"
+	"github.com/conveyor-etl/conveyor/internal/version"
+	"github.com/conveyor-etl/conveyor/router"
+)
+
+// The exit codes.
+const (
+	exitOK      = 0
+	exitFailed  = 1
+	exitInvalid = 2
+)
+
+// run is the program without the process around it: SIGINT and SIGTERM drain, a second one ends at once.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	cfg := router.DefaultConfig()
+	in, err := env.Load(&cfg, env.Input{
+		Program: "conveyor-router",
+		Summary: "conveyor-router keeps the pipelines and decides which sidecar runs which stage.",
+		Args:    args,
+		Getenv:  getenv,
+		File:    os.ReadFile,
+	})
+	switch {
+	case err != nil:
+		fmt.Fprintln(stderr, err)
+		if faults := (*env.Error)(nil); errors.As(err, &faults) {
+			return exitInvalid
+		}
+		return exitFailed
+	case in.Help:
+		return printed(in.WriteHelp(stdout), stderr)
+	case in.Version:
+		_, err := fmt.Fprintln(stdout, version.String())
+		return printed(err, stderr)
+	case in.PrintConfig:
+		return printed(in.WriteConfig(stdout), stderr)
+	}
+	log, err := logging.New(stderr, cfg.LogLevel, "auto")
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitInvalid
+	}
+	ctx, stop := lifecycle.Signals(ctx, os.Exit)
+	defer stop()
+	s, err := router.New(cfg, log)
+	if err == nil {
+		log.Info("router starting", "version", version.String(), "address", s.Addr(), "ops", s.OpsAddr(), "data", cfg.DataDir)
+		err = s.Run(ctx)
+	}
+	if err != nil {
+		log.Error("router failed", "err", err)
+		return exitFailed
+	}
+	log.Info("router stopped", "cause", context.Cause(ctx))
+	return exitOK
+}
+
+func printed(err error, stderr io.Writer) int {
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitFailed
+	}
+	return exitOK
+}

@@ -1,0 +1,241 @@
+package api
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/conveyor-etl/conveyor/dsl"
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+	"github.com/conveyor-etl/conveyor/router/internal/control"
+	"github.com/conveyor-etl/conveyor/router/internal/state"
+	"github.com/conveyor-etl/conveyor/router/internal/state/statepb"
+)
+
+type admin struct {
+	controlv1.UnimplementedAdminServiceServer
+	Config
+}
+
+// checkCommand refuses client sessions, so that nobody relies on a repeat being recognised that is not.
+func checkCommand(c *controlv1.Command) error {
+	if c.GetClientSession() != 0 {
+		return notAvailable("recognising repeated commands by client session")
+	}
+	return nil
+}
+
+func checkKind(kind string) error {
+	if kind != dsl.KindPipeline && !dsl.IsServiceKind(kind) {
+		return invalid("kind %q is not one of %s, %s, %s, %s", kind, dsl.KindSource, dsl.KindTransform, dsl.KindSink, dsl.KindPipeline)
+	}
+	return nil
+}
+
+func keyOf(ref *controlv1.ResourceRef) state.ResourceKey {
+	key := state.ResourceKey{Kind: ref.GetKind(), Namespace: ref.GetNamespace(), Name: ref.GetName()}
+	if key.Namespace == "" {
+		key.Namespace = dsl.DefaultNamespace
+	}
+	return key
+}
+
+func toResource(r *statepb.Resource) *controlv1.Resource {
+	return &controlv1.Resource{
+		Kind: r.GetKind(), Namespace: r.GetNamespace(), Name: r.GetName(), Uid: r.GetUid(), Revision: r.GetRevision(), Generation: r.GetGeneration(),
+		Owner: r.GetOwner(), Manifest: r.GetManifest(),
+		CreatedAt: timestamppb.New(time.Unix(0, r.GetCreatedAtUnixNano())), UpdatedAt: timestamppb.New(time.Unix(0, r.GetUpdatedAtUnixNano())),
+	}
+}
+
+// view is a linearizable reading of the state.
+func (a *admin) view(ctx context.Context) (*state.View, error) {
+	if err := a.Store.Read(ctx); err != nil {
+		return nil, toWire(err)
+	}
+	return a.Machine.View(), nil
+}
+
+// GetResource implements controlv1.AdminServiceServer.
+func (a *admin) GetResource(ctx context.Context, req *controlv1.GetResourceRequest) (*controlv1.GetResourceResponse, error) {
+	key := keyOf(req.GetRef())
+	if err := checkKind(key.Kind); err != nil {
+		return nil, err
+	}
+	view, err := a.view(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := view.Resources[key]
+	if r == nil {
+		return nil, fail(codes.NotFound, reasonNotFound, "there is no %s %s/%s", key.Kind, key.Namespace, key.Name)
+	}
+	return &controlv1.GetResourceResponse{Resource: toResource(r)}, nil
+}
+
+// ListResources implements controlv1.AdminServiceServer.
+func (a *admin) ListResources(ctx context.Context, req *controlv1.ListResourcesRequest) (*controlv1.ListResourcesResponse, error) {
+	if req.GetKind() != "" {
+		if err := checkKind(req.GetKind()); err != nil {
+			return nil, err
+		}
+	}
+	view, err := a.view(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp := &controlv1.ListResourcesResponse{Revision: view.Index}
+	for _, key := range slices.SortedFunc(maps.Keys(view.Resources), state.CompareResources) {
+		if selects(req.GetKind(), req.GetNamespace(), key.Kind, key.Namespace) {
+			resp.Resources = append(resp.Resources, toResource(view.Resources[key]))
+		}
+	}
+	return resp, nil
+}
+
+// selects reports whether a filter, whose empty fields select all, takes a kind and namespace.
+func selects(wantKind, wantNamespace, kind, namespace string) bool {
+	return (wantKind == "" || wantKind == kind) && (wantNamespace == "" || wantNamespace == namespace)
+}
+
+// WatchResources implements controlv1.AdminServiceServer.
+func (a *admin) WatchResources(req *controlv1.WatchResourcesRequest, stream grpc.ServerStreamingServer[controlv1.WatchResourcesResponse]) error {
+	if req.GetKind() != "" {
+		if err := checkKind(req.GetKind()); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := a.streamContext(stream.Context())
+	defer cancel()
+	if err := a.Store.Read(ctx); err != nil {
+		return toWire(err)
+	}
+	revision := req.GetAfterRevision()
+	for {
+		changed := a.Machine.Changed()
+		events, through, err := a.Machine.EventsAfter(revision)
+		if err != nil {
+			return toWire(err)
+		}
+		for _, e := range events {
+			if !selects(req.GetKind(), req.GetNamespace(), e.Resource.GetKind(), e.Resource.GetNamespace()) {
+				continue
+			}
+			if err := stream.Send(&controlv1.WatchResourcesResponse{Revision: e.Revision, Resource: toResource(e.Resource), Deleted: e.Deleted}); err != nil {
+				return err
+			}
+		}
+		revision = through
+		select {
+		case <-ctx.Done():
+			return a.stopped(ctx)
+		case <-changed:
+		}
+	}
+}
+
+// DeleteResource implements controlv1.AdminServiceServer.
+func (a *admin) DeleteResource(ctx context.Context, req *controlv1.DeleteResourceRequest) (*controlv1.DeleteResourceResponse, error) {
+	key := keyOf(req.GetRef())
+	if err := checkKind(key.Kind); err != nil {
+		return nil, err
+	}
+	if err := checkCommand(req.GetCommand()); err != nil {
+		return nil, err
+	}
+	_, err := a.Controller.Propose(ctx, &statepb.Command{Kind: &statepb.Command_DeleteResource{
+		DeleteResource: &statepb.DeleteResource{Kind: key.Kind, Namespace: key.Namespace, Name: key.Name},
+	}})
+	if err != nil {
+		return nil, toWire(err)
+	}
+	return &controlv1.DeleteResourceResponse{}, nil
+}
+
+// GetPipelineStatus implements controlv1.AdminServiceServer.
+func (a *admin) GetPipelineStatus(ctx context.Context, req *controlv1.GetPipelineStatusRequest) (*controlv1.GetPipelineStatusResponse, error) {
+	if _, err := a.view(ctx); err != nil {
+		return nil, err
+	}
+	key := keyOf(&controlv1.ResourceRef{Namespace: req.GetNamespace(), Name: req.GetName()})
+	s, ok := a.Controller.Status(key.Namespace, key.Name)
+	if !ok {
+		return nil, fail(codes.NotFound, reasonNotFound, "there is no %s %s/%s", dsl.KindPipeline, key.Namespace, key.Name)
+	}
+	return &controlv1.GetPipelineStatusResponse{Status: s}, nil
+}
+
+// RestartPipeline implements controlv1.AdminServiceServer.
+func (a *admin) RestartPipeline(ctx context.Context, req *controlv1.RestartPipelineRequest) (*controlv1.RestartPipelineResponse, error) {
+	if err := checkCommand(req.GetCommand()); err != nil {
+		return nil, err
+	}
+	view, err := a.view(ctx)
+	if err != nil {
+		return nil, err
+	}
+	key := keyOf(&controlv1.ResourceRef{Kind: dsl.KindPipeline, Namespace: req.GetNamespace(), Name: req.GetName()})
+	name := key.Namespace + "/" + key.Name
+	if view.Resources[key] == nil {
+		return nil, fail(codes.NotFound, reasonNotFound, "there is no %s %s", dsl.KindPipeline, name)
+	}
+	if view.Pipelines[name] == nil {
+		// It has not begun, so that it will begin at the start by itself.
+		return &controlv1.RestartPipelineResponse{}, nil
+	}
+	_, err = a.Controller.Propose(ctx, &statepb.Command{Kind: &statepb.Command_RestartPipeline{
+		RestartPipeline: &statepb.RestartPipeline{Pipeline: name, FromStart: req.GetFromStart()},
+	}})
+	if err != nil {
+		return nil, toWire(err)
+	}
+	return &controlv1.RestartPipelineResponse{}, nil
+}
+
+// ListSidecars implements controlv1.AdminServiceServer.
+func (a *admin) ListSidecars(ctx context.Context, _ *controlv1.ListSidecarsRequest) (*controlv1.ListSidecarsResponse, error) {
+	view, err := a.view(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stages := map[string]uint32{}
+	for _, as := range view.Assignments {
+		stages[as.GetSidecarId()]++
+	}
+	resp := &controlv1.ListSidecarsResponse{}
+	for _, id := range state.SortedKeys(view.Sessions) {
+		s := view.Sessions[id]
+		resp.Sidecars = append(resp.Sidecars, &controlv1.Sidecar{
+			Session: &controlv1.Session{SidecarId: id, Epoch: s.GetEpoch()}, Address: s.GetAddress(), HostName: s.GetHostName(), Version: s.GetVersion(),
+			Endpoints: control.Endpoints(s), Stages: stages[id], RegisteredAt: timestamppb.New(time.Unix(0, s.GetRegisteredAtUnixNano())),
+		})
+	}
+	return resp, nil
+}
+
+// GetCluster implements controlv1.AdminServiceServer.
+func (a *admin) GetCluster(ctx context.Context, _ *controlv1.GetClusterRequest) (*controlv1.GetClusterResponse, error) {
+	view, err := a.view(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp := &controlv1.GetClusterResponse{
+		ClusterId: view.ClusterID, Incarnation: view.Incarnation, ServerId: a.Store.ServerID(), LeaderId: a.Store.Leader(), AppliedIndex: a.Machine.Index(),
+	}
+	servers, err := a.Store.Servers()
+	if err != nil {
+		return nil, toWire(err)
+	}
+	for _, s := range servers {
+		resp.Servers = append(resp.Servers, &controlv1.ClusterServer{Id: s.ID, Address: s.Address, Voter: s.Voter})
+	}
+	if resp.DeadLetters, err = a.Letters.Count(ctx); err != nil {
+		resp.DeadLetterProblem = err.Error()
+	}
+	return resp, nil
+}

@@ -1,0 +1,112 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+
+	"github.com/conveyor-etl/conveyor/dlq"
+	"github.com/conveyor-etl/conveyor/raftstore"
+	"github.com/conveyor-etl/conveyor/router/internal/state"
+)
+
+// domain of the reasons on the wire.
+const domain = "conveyor.etl"
+
+// The reasons on the wire. Programs decide on them, so their spelling is a promise.
+const (
+	reasonSessionEnded           = "SESSION_ENDED"
+	reasonFenced                 = "FENCED"
+	reasonNotFound               = "NOT_FOUND"
+	reasonConflict               = "CONFLICT"
+	reasonInvalidManifest        = "INVALID_MANIFEST"
+	reasonOwnedByOther           = "OWNED_BY_OTHER"
+	reasonDeadLettersUnavailable = "DEAD_LETTERS_UNAVAILABLE"
+	reasonNotLeader              = "NOT_LEADER"
+	reasonNoQuorum               = "NO_QUORUM"
+	reasonRevisionCompacted      = "REVISION_COMPACTED"
+	reasonNotAvailable           = "NOT_AVAILABLE"
+	reasonLimitExceeded          = "LIMIT_EXCEEDED"
+	reasonInvalidRequest         = "INVALID_REQUEST"
+	reasonHalted                 = "HALTED"
+)
+
+// fail makes an error for the wire.
+func fail(code codes.Code, reason, format string, args ...any) error {
+	return withDetails(status.New(code, fmt.Sprintf(format, args...)), &errdetails.ErrorInfo{Reason: reason, Domain: domain})
+}
+
+func withDetails(st *status.Status, details ...protoadapt.MessageV1) error {
+	if full, err := st.WithDetails(details...); err == nil {
+		st = full
+	}
+	return st.Err()
+}
+
+func invalid(format string, args ...any) error {
+	return fail(codes.InvalidArgument, reasonInvalidRequest, format, args...)
+}
+
+func notAvailable(what string) error {
+	return fail(codes.Unimplemented, reasonNotAvailable, "%s is not available in this version", what)
+}
+
+// toWire maps the errors of the parts to those of the wire. What is on the wire already passes.
+func toWire(err error) error {
+	var rejection *state.Rejection
+	switch {
+	case err == nil:
+		return nil
+	case isStatus(err):
+		return err
+	case errors.As(err, &rejection):
+		return rejected(rejection)
+	case errors.Is(err, raftstore.ErrNotLeader):
+		return fail(codes.Unavailable, reasonNotLeader, "this router does not lead the cluster: try again")
+	case errors.Is(err, raftstore.ErrTooLarge):
+		return fail(codes.ResourceExhausted, reasonLimitExceeded, "the request is too large for one step: %v", err)
+	case errors.Is(err, raftstore.ErrHalted):
+		return fail(codes.Unavailable, reasonHalted, "this router has stopped: %v", err)
+	case errors.Is(err, raftstore.ErrUnknownOutcome):
+		return fail(codes.Unavailable, reasonNoQuorum, "the cluster did not confirm in time; the change may or may not have been made")
+	case errors.Is(err, raftstore.ErrClosed):
+		return fail(codes.Unavailable, reasonNotLeader, "the router is stopping")
+	case errors.Is(err, dlq.ErrNotFound):
+		return fail(codes.NotFound, reasonNotFound, "%v", err)
+	case errors.Is(err, dlq.ErrFull):
+		return fail(codes.ResourceExhausted, reasonDeadLettersUnavailable, "%v: discard or replay letters to make room", err)
+	case errors.Is(err, dlq.ErrTooLarge):
+		return fail(codes.InvalidArgument, reasonLimitExceeded, "%v", err)
+	case errors.Is(err, dlq.ErrCorrupt):
+		return fail(codes.DataLoss, reasonDeadLettersUnavailable, "%v", err)
+	case errors.Is(err, dlq.ErrUnavailable), errors.Is(err, dlq.ErrClosed):
+		return fail(codes.Unavailable, reasonDeadLettersUnavailable, "%v", err)
+	case errors.Is(err, state.ErrCompacted):
+		return fail(codes.OutOfRange, reasonRevisionCompacted, "%v", err)
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return status.FromContextError(err).Err()
+	}
+	return status.Error(codes.Internal, err.Error())
+}
+
+func isStatus(err error) bool {
+	_, ok := err.(interface{ GRPCStatus() *status.Status })
+	return ok
+}
+
+func rejected(r *state.Rejection) error {
+	switch r.Reason {
+	case state.NotFound:
+		return fail(codes.NotFound, reasonNotFound, "%s", r.Message)
+	case state.Conflict:
+		return fail(codes.Aborted, reasonConflict, "%s", r.Message)
+	case state.SessionEnded:
+		return fail(codes.NotFound, reasonSessionEnded, "%s: register again", r.Message)
+	}
+	return invalid("%s", r.Message)
+}

@@ -1,0 +1,87 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
+)
+
+const opsStopTimeout = 2 * time.Second
+
+// runOps serves the side port, on its own listener or on the one that was given.
+func (r *Router) runOps(ctx context.Context) error {
+	if r.opsLis == nil {
+		return r.ops.Run(ctx)
+	}
+	srv := &http.Server{Handler: r.ops.Handler(), ReadHeaderTimeout: 5 * time.Second}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(r.opsLis) }() // ends with Shutdown or Close below
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve %s: %w", r.opsLis.Addr(), err)
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), opsStopTimeout)
+	defer cancel()
+	if err := srv.Shutdown(stop); err != nil {
+		err = srv.Close()
+		<-served
+		return err
+	}
+	<-served
+	return nil
+}
+
+func (r *Router) registerMetrics() error {
+	r.calls = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "conveyor_router_calls_total", Help: "Calls answered, by method and gRPC code."}, []string{"method", "code"})
+	gauge := func(name, help string, value func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+			select {
+			case <-r.ready:
+				return value()
+			default:
+				return 0
+			}
+		})
+	}
+	var errs []error
+	for _, c := range []prometheus.Collector{
+		r.calls,
+		gauge("conveyor_router_leader", "1 while this router leads its cluster.", func() float64 {
+			if r.store.Leadership().Leader {
+				return 1
+			}
+			return 0
+		}),
+		gauge("conveyor_router_applied_index", "Log index of the last command applied.", func() float64 { return float64(r.machine.Index()) }),
+		gauge("conveyor_router_sessions", "Sidecars with a live session.", func() float64 { return float64(len(r.machine.View().Sessions)) }),
+		gauge("conveyor_router_resources", "Resources kept.", func() float64 { return float64(len(r.machine.View().Resources)) }),
+		gauge("conveyor_router_pipelines", "Pipelines that have begun and are not deleted.", func() float64 { return float64(len(r.machine.View().Pipelines)) }),
+		gauge("conveyor_router_assignments", "Stages assigned to sidecars.", func() float64 { return float64(len(r.machine.View().Assignments)) }),
+		gauge("conveyor_router_stages_unassigned", "Stages that no sidecar can run now.", func() float64 { return float64(r.controller.Unplaced()) }),
+	} {
+		errs = append(errs, r.registry.Register(c))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	return nil
+}
+
+func (r *Router) countUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	resp, err := handler(ctx, req)
+	r.calls.WithLabelValues(info.FullMethod, status.Code(err).String()).Inc()
+	return resp, err
+}
+
+func (r *Router) countStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	err := handler(srv, stream)
+	r.calls.WithLabelValues(info.FullMethod, status.Code(err).String()).Inc()
+	return err
+}
