@@ -58,6 +58,9 @@ func (p *place) span(path string) yamlsrc.Span {
 	}
 }
 
+// maxDiagnostics bounds the findings about one manifest: nobody reads more, and a hostile text must not cost more.
+const maxDiagnostics = 1000
+
 // reporter collects the diagnostics of one resource.
 type reporter struct {
 	place *place
@@ -84,6 +87,9 @@ func (r *reporter) reportAt(s yamlsrc.Span, code, path, message string) *Diagnos
 	d := Diagnostic{Code: code, Severity: Error, Path: path, Message: message, Line: s.Line, Column: s.Column, EndColumn: s.EndColumn}
 	if r.place != nil {
 		d.File = r.place.file
+	}
+	if len(r.diags) >= maxDiagnostics {
+		return &d
 	}
 	r.diags = append(r.diags, d)
 	return &r.diags[len(r.diags)-1]

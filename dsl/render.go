@@ -32,6 +32,9 @@ type renderer struct {
 	texts  map[string]*yamlsrc.Text
 	source func(file string) []byte
 	color  bool
+	// line is the last line that was shown, and runes is what of it can be printed: findings share lines, and lines can be long.
+	line  string
+	runes []rune
 }
 
 const (
@@ -69,7 +72,10 @@ func (r *renderer) diagnostic(d Diagnostic) {
 		fmt.Fprintf(&r.b, "%s %s\n", r.paint(blue, gutter+"-->"), printable(d.Path))
 	}
 	if line != "" {
-		shown, column, width := window(line, d.Column, d.EndColumn)
+		if line != r.line {
+			r.line, r.runes = line, []rune(printable(line))
+		}
+		shown, column, width := window(r.runes, d.Column, d.EndColumn)
 		fmt.Fprintf(&r.b, "%s %s\n", r.paint(blue, fmt.Sprintf("%d |", d.Line)), shown)
 		mark := strings.Repeat("^", width)
 		if d.Label != "" {
@@ -107,8 +113,7 @@ func (r *renderer) text(file string) *yamlsrc.Text {
 const windowWidth = 160
 
 // window cuts a long line to the part around the marked columns. It returns that part, the marks' offset in it and their width.
-func window(line string, column, end int) (shown string, offset, width int) {
-	runes := []rune(printable(line))
+func window(runes []rune, column, end int) (shown string, offset, width int) {
 	start := min(max(column-1, 0), len(runes))
 	width = max(1, min(end-1, len(runes))-start)
 	if len(runes) <= windowWidth {

@@ -42,8 +42,8 @@ type jsonReader struct {
 	dec      *json.Decoder
 	problems []Problem
 
-	// line is the number of lines before lineStart; both only grow, so that finding places stays linear.
-	line, lineStart int
+	// line and column are the place of offset, counted from 0. They only grow, so that finding places stays linear.
+	line, column, offset int
 }
 
 func (r *jsonReader) syntax(err error) {
@@ -51,15 +51,12 @@ func (r *jsonReader) syntax(err error) {
 		r.problems = append(r.problems, tooDeep(e.Span))
 		return
 	}
-	offset, msg := int(r.dec.InputOffset()), err.Error()
-	if e := new(json.SyntaxError); errors.As(err, &e) {
-		offset = int(e.Offset) - 1
-	}
+	// The decoder stands behind the last good token; the fault is in what comes next.
+	offset, msg := r.skip(int(r.dec.InputOffset())), err.Error()
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		offset, msg = len(bytes.TrimRight(r.data, " \t\r\n")), "the text ends in the middle of a value"
 	}
 	offset = min(max(offset, 0), len(r.data))
-	r.line, r.lineStart = 0, 0
 	r.problems = append(r.problems, Problem{Fault: Syntax, Span: r.span(offset, offset+1), Message: msg})
 }
 
@@ -74,9 +71,7 @@ func (r *jsonReader) token() (json.Token, Span, error) {
 	if err != nil {
 		return nil, Span{}, err
 	}
-	for start < len(r.data) && strings.IndexByte(" \t\r\n,:", r.data[start]) >= 0 {
-		start++
-	}
+	start = r.skip(start)
 	end := int(r.dec.InputOffset())
 	if _, ok := tok.(json.Delim); ok {
 		end = start + 1
@@ -84,16 +79,26 @@ func (r *jsonReader) token() (json.Token, Span, error) {
 	return tok, r.span(start, end), nil
 }
 
+// skip passes what stands between tokens.
+func (r *jsonReader) skip(i int) int {
+	for i < len(r.data) && strings.IndexByte(" \t\r\n,:", r.data[i]) >= 0 {
+		i++
+	}
+	return i
+}
+
 func (r *jsonReader) span(start, end int) Span {
 	for {
-		i := bytes.IndexByte(r.data[r.lineStart:start], '\n')
+		i := bytes.IndexByte(r.data[r.offset:start], '\n')
 		if i < 0 {
 			break
 		}
-		r.line++
-		r.lineStart += i + 1
+		r.line, r.column = r.line+1, 0
+		r.offset += i + 1
 	}
-	col := 1 + utf8.RuneCount(r.data[r.lineStart:start])
+	r.column += utf8.RuneCount(r.data[r.offset:start])
+	r.offset = start
+	col := 1 + r.column
 	return Span{r.line + 1, col, col + max(1, utf8.RuneCount(r.data[start:min(end, len(r.data))]))}
 }
 

@@ -90,8 +90,14 @@ type Problem struct {
 	First Span
 }
 
-// Text gives access to the lines of a text.
-type Text struct{ lines []string }
+// Text gives access to the lines of a text. Line may be called by several goroutines.
+type Text struct {
+	lines []string
+
+	// The place that after was last asked for: it goes on from there, so that a text on one line is read once and not once for each of its parts.
+	line, column int
+	rest         string
+}
 
 // NewText splits data into lines.
 func NewText(data []byte) *Text {
@@ -99,7 +105,7 @@ func NewText(data []byte) *Text {
 	for i, l := range lines {
 		lines[i] = strings.TrimSuffix(l, "\r")
 	}
-	return &Text{lines}
+	return &Text{lines: lines}
 }
 
 // Line returns a line, counted from 1, or "" beyond the text.
@@ -112,12 +118,14 @@ func (t *Text) Line(n int) string {
 
 // after returns the rest of a line from a column on.
 func (t *Text) after(line, column int) string {
-	rest := t.Line(line)
-	for i := 1; i < column && rest != ""; i++ {
-		_, size := utf8.DecodeRuneInString(rest)
-		rest = rest[size:]
+	if line != t.line || column < t.column {
+		t.line, t.column, t.rest = line, 1, t.Line(line)
 	}
-	return rest
+	for ; t.column < column && t.rest != ""; t.column++ {
+		_, size := utf8.DecodeRuneInString(t.rest)
+		t.rest = t.rest[size:]
+	}
+	return t.rest
 }
 
 func checkUTF8(t *Text) []Problem {

@@ -246,16 +246,21 @@ func (r *reader) span(y *yaml.Node) Span {
 	return s
 }
 
-// closing counts the characters after the opening quote up to and including the closing one.
+// closing counts the characters after the opening quote up to and including the closing one. It reads no further, since lines can be long.
 func closing(rest string, quote, escape rune) int {
-	runes := []rune(rest)
-	for i := 1; i < len(runes); i++ {
+	count, skip := 0, false
+	for i, r := range rest {
 		switch {
-		case runes[i] == escape && i+1 < len(runes) && (escape != quote || runes[i+1] == quote):
-			i++
-		case runes[i] == quote:
-			return i
+		case i == 0:
+			continue
+		case skip:
+			skip = false
+		case r == escape && (escape != quote || strings.HasPrefix(rest[i+utf8.RuneLen(r):], string(quote))):
+			skip = true
+		case r == quote:
+			return count + 1
 		}
+		count++
 	}
-	return max(0, len(runes)-1)
+	return count
 }
