@@ -71,6 +71,10 @@ func (w *write) run(s *Server) error {
 	in, stop := newIntake(s, w.stream, func() *conveyorv1.WriteRequest { return &conveyorv1.WriteRequest{} })
 	defer stop()
 	defer w.forget()
+	if owner, ok := w.writer.(Owner); ok {
+		owned := owner.Owned()
+		defer context.AfterFunc(owned, func() { in.box.abort(context.Cause(owned)) })()
+	}
 	for {
 		if len(w.unsynced) > 0 && (w.unsyncedBytes >= maxUnsynced || in.box.empty()) {
 			if err := w.sync(); err != nil {
@@ -79,6 +83,9 @@ func (w *write) run(s *Server) error {
 		}
 		head, batch, err := in.next()
 		if err != nil {
+			if errors.Is(err, ErrFenced) {
+				return err // what was not synced belongs to the newer owner
+			}
 			return endOfStream(errors.Join(err, w.sync()))
 		}
 		if err := w.take(head, batch); err != nil {

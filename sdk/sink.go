@@ -6,8 +6,8 @@ import (
 	conveyorv1 "github.com/conveyor-etl/conveyor/protos/conveyor/v1"
 )
 
-// Writer stores the records of one stream. Its methods are called by one goroutine at a time. It may also implement [Syncer] and
-// [Completer].
+// Writer stores the records of one stream. Its methods are called by one goroutine at a time. It may also implement [Syncer], [Completer]
+// and [Owner].
 type Writer interface {
 	// Write stores a batch, durably unless the Writer is a Syncer. An error is that of the whole batch, unless it is a Partial. The
 	// batch is valid until Write returns.
@@ -27,6 +27,12 @@ type Syncer interface {
 type Completer interface {
 	// Complete is called when everything written is durable. It may be called again when it erred, or after a restart.
 	Complete(ctx context.Context) error
+}
+
+// Owner is a Writer that owns something which another stream may take over; see [Fence].
+type Owner interface {
+	// Owned ends when the ownership does; the stream then ends with its cause, at once.
+	Owned() context.Context
 }
 
 // Sink makes a sink of a function that stores a batch durably. A returned error is that of the whole batch, unless it is a [Partial].

@@ -195,12 +195,13 @@ func resumes(t *testing.T, c *Conn, open func(Open) Open, records int) {
 
 func fences(t *testing.T, c *Conn, open func(Open) Open) {
 	t.Helper()
-	older := c.MustOpenSource(t, open(Open{Pipeline: "default/fenced", Epoch: 7}))
-	newer := c.MustOpenSource(t, open(Open{Pipeline: "default/fenced", Epoch: 8}))
+	name := fmt.Sprintf("default/fenced-%d", time.Now().UnixNano()) // the service may have been tried before
+	older := c.MustOpenSource(t, open(Open{Pipeline: name, Epoch: 7}))
+	newer := c.MustOpenSource(t, open(Open{Pipeline: name, Epoch: 8}))
 	if err := older.Ended(); err == nil {
 		t.Error("the older stream ended without an error")
 	}
-	if _, err := c.OpenSource(t, open(Open{Pipeline: "default/fenced", Epoch: 7})); status.Code(err) != codes.FailedPrecondition {
+	if _, err := c.OpenSource(t, open(Open{Pipeline: name, Epoch: 7})); status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("an older epoch opened again gave %v, want FAILED_PRECONDITION", err)
 	}
 	newer.Collect(1)
