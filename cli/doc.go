@@ -1,2 +1,2 @@
-// Package cli is the conveyor command.
+// Package cli is the conveyor command: what users type to write, run and look after pipelines.
 package cli

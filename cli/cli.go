@@ -1,0 +1,47 @@
+package cli
+
+import (
+	"context"
+	"io"
+	"os"
+
+	"github.com/conveyor-etl/conveyor/cli/internal/terminal"
+	"github.com/conveyor-etl/conveyor/internal/lifecycle"
+)
+
+// Env is what the command sees of the world.
+type Env struct {
+	Stdin  io.Reader
+	Stdout io.Writer
+	Stderr io.Writer
+	// Getenv looks up an environment variable; "" when it is not set.
+	Getenv func(string) string
+}
+
+// Main runs the command of this process and returns its exit code. The first SIGINT or SIGTERM asks it to end, the second ends it at once.
+func Main() int {
+	ctx, stop := lifecycle.Signals(context.Background(), os.Exit)
+	defer stop()
+	return Run(ctx, Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv}, os.Args[1:])
+}
+
+// Run runs one command line, without the name of the program, and returns its exit code. It blocks until the command is done; the end of ctx asks it to end
+// early. Everything it starts has ended when it returns.
+func Run(ctx context.Context, env Env, args []string) int {
+	a := &app{env: env, out: terminal.New(env.Stdout, env.Getenv), err: terminal.New(env.Stderr, env.Getenv)}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(env.Stdin)
+	root.SetOut(env.Stdout)
+	root.SetErr(env.Stderr)
+	return a.report(ctx, root.ExecuteContext(ctx))
+}
+
+// app is one run of the command.
+type app struct {
+	env Env
+	out *terminal.Terminal
+	err *terminal.Terminal
+	// target is the server that the command used, for its errors.
+	target string
+}

@@ -1,0 +1,286 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/conveyor-etl/conveyor/cli/internal/output"
+	"github.com/conveyor-etl/conveyor/cli/internal/terminal"
+	"github.com/conveyor-etl/conveyor/client"
+	"github.com/conveyor-etl/conveyor/dsl"
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+)
+
+// ReplayResult says what became of the letters of a replay.
+type ReplayResult struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Selected   uint64 `json:"selected"`
+	// Settled records took their way, and their letters are gone.
+	Settled uint64 `json:"settled"`
+	// FailedAgain records have newer letters.
+	FailedAgain uint64          `json:"failedAgain"`
+	Problems    []ReplayProblem `json:"problems"`
+}
+
+// ReplayProblem is a letter that could not be replayed and stays.
+type ReplayProblem struct {
+	ID      uint64 `json:"id"`
+	Message string `json:"message"`
+}
+
+func (a *app) dlqReplayCommand() *cobra.Command {
+	var store letterStore
+	var filter letterFilter
+	var files fileFlags
+	var format output.Format
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "replay ID... | -p PIPELINE | --all",
+		Short: "Put the records of dead letters back into the stages at which they failed",
+		Long: `Put the records of dead letters back into the stages at which they failed. A letter goes
+only when its record has settled; a record that fails again has a new letter. With --data
+the pipelines of -f are run here for as long as that takes.`,
+		Example: `  conveyor dlq replay 7 8
+  conveyor dlq replay -p orders
+  conveyor dlq replay --all --data ./.conveyor -f pipelines/`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			want, err := filter.selection(cmd, args, all)
+			if err != nil {
+				return err
+			}
+			c, reopen, closeStore, err := a.openForReplay(cmd, store, files)
+			if err != nil {
+				return err
+			}
+			defer func() { err = first(err, closeStore()) }()
+			return a.replay(cmd.Context(), c, want, reopen, &format)
+		},
+	}
+	store.add(cmd)
+	filter.add(cmd)
+	files.add(cmd)
+	addOutput(cmd, &format)
+	cmd.Flags().BoolVar(&all, "all", false, "all letters of the namespace, or with -A of all namespaces")
+	return cmd
+}
+
+// openForReplay returns the client, what makes letters of completed pipelines replayable (nil on a server), and what ends it all.
+func (a *app) openForReplay(cmd *cobra.Command, store letterStore, files fileFlags) (c *client.Client, reopen func(context.Context) error, end func() error, err error) {
+	if store.data == "" {
+		if len(files.paths) > 0 {
+			return nil, nil, nil, usage(cmd, "-f belongs to --data; a server has its own manifests")
+		}
+		c, end, err = a.openStore(cmd.Context(), store)
+		return c, nil, end, err
+	}
+	if len(files.paths) == 0 {
+		err := usage(cmd, "a replay from a data directory runs the pipelines here, and needs their manifests")
+		err.fix = "add -f with the manifests of the run"
+		return nil, nil, nil, err
+	}
+	set, err := a.load(cmd, files, dsl.Error)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	sys, err := a.openData(cmd.Context(), store.data)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	r := &runner{app: a, client: sys.Client(), data: store.data}
+	if err = r.takeUp(cmd.Context(), set); err == nil {
+		err = sys.StartData(cmd.Context())
+	}
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, sys.Close())
+	}
+	return sys.Client(), func(ctx context.Context) error { return r.reopen(ctx, false) }, func() error {
+		// Sinks finish their files when the pipelines complete once more.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), finishTimeout)
+		defer cancel()
+		return errors.Join(r.awaitReopened(ctx), sys.Close())
+	}, nil
+}
+
+const (
+	// finishTimeout bounds how long a replay waits for pipelines to complete once more.
+	finishTimeout = time.Minute
+	// maxRounds is how often letters are tried whose pipeline had completed before they had their turn.
+	maxRounds = 5
+)
+
+// replay replays the letters, again where a pipeline had completed before all letters had their turn: reopen opens such pipelines.
+func (a *app) replay(ctx context.Context, c *client.Client, want *controlv1.LetterFilter, reopen func(context.Context) error, format *output.Format) error {
+	res := ReplayResult{APIVersion: dsl.APIVersion, Kind: "ReplayResult"}
+	selection := want
+	for round := 0; ; round++ {
+		if reopen != nil {
+			if err := reopen(ctx); err != nil {
+				return err
+			}
+		}
+		once, err := a.replayOnce(ctx, c, selection)
+		if err != nil {
+			return err
+		}
+		if round == 0 {
+			res.Selected = once.Selected
+		}
+		res.Settled += once.Settled
+		res.FailedAgain += once.FailedAgain
+		res.Problems = once.Problems
+		if reopen == nil || len(res.Problems) == 0 || round == maxRounds-1 {
+			break
+		}
+		selection = &controlv1.LetterFilter{AllNamespaces: true}
+		for _, problem := range res.Problems {
+			selection.Ids = append(selection.Ids, problem.ID)
+		}
+	}
+	return a.reportReplay(&res, len(want.GetIds()), format)
+}
+
+func (a *app) replayOnce(ctx context.Context, c *client.Client, want *controlv1.LetterFilter) (*ReplayResult, error) {
+	res := &ReplayResult{}
+	p := newProgress(a.env.Stderr, a.err)
+	defer p.end()
+	seen := map[uint64]bool{}
+	for r, err := range c.ReplayLetters(ctx, want) {
+		if err != nil {
+			return nil, err
+		}
+		res.Selected, res.Settled, res.FailedAgain = r.GetSelected(), r.GetSettled(), r.GetFailedAgain()
+		for _, problem := range r.GetProblems() {
+			if !seen[problem.GetLetterId()] {
+				seen[problem.GetLetterId()] = true
+				res.Problems = append(res.Problems, ReplayProblem{ID: problem.GetLetterId(), Message: problem.GetMessage()})
+			}
+		}
+		p.show(fmt.Sprintf("replaying: %d of %d settled, %d failed again", res.Settled, res.Selected, res.FailedAgain))
+	}
+	return res, nil
+}
+
+func (a *app) reportReplay(res *ReplayResult, named int, format *output.Format) error {
+	for _, problem := range res.Problems {
+		a.warn("dead letter %d stays: %s", problem.ID, output.Clean(problem.Message))
+	}
+	if format.Table() {
+		say(a.env.Stdout, "%d of %d replayed, %d failed again, %d not tried", res.Settled, res.Selected, res.FailedAgain, len(res.Problems))
+	} else {
+		if res.Problems == nil {
+			res.Problems = []ReplayProblem{}
+		}
+		if err := format.Print(a.env.Stdout, res, nil); err != nil {
+			return err
+		}
+	}
+	switch absent := named - int(res.Selected); {
+	case absent > 0:
+		return &fault{exit: exitFailed, code: "NOT_FOUND", err: fmt.Errorf("%d of the %d letters do not exist", absent, named)}
+	case res.FailedAgain > 0:
+		return &fault{
+			exit: exitFailed, code: "FAILED_AGAIN", err: fmt.Errorf("%d records failed again and have new letters", res.FailedAgain),
+			fix: "`conveyor dlq ls` shows why",
+		}
+	case len(res.Problems) > 0:
+		return &fault{exit: exitFailed, code: "NOT_REPLAYED", err: fmt.Errorf("%d letters could not be replayed", len(res.Problems))}
+	}
+	return nil
+}
+
+// DiscardResult says how many letters are gone.
+type DiscardResult struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Discarded  uint64 `json:"discarded"`
+}
+
+func (a *app) dlqDiscardCommand() *cobra.Command {
+	var store letterStore
+	var filter letterFilter
+	var format output.Format
+	var all, yes bool
+	cmd := &cobra.Command{
+		Use:   "discard ID... | -p PIPELINE | --all",
+		Short: "Remove dead letters for good",
+		Example: `  conveyor dlq discard 7 8
+  conveyor dlq discard -p orders --code INVALID_JSON --yes`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			want, err := filter.selection(cmd, args, all)
+			if err != nil {
+				return err
+			}
+			if !yes && !terminal.Interactive(a.env.Stdin, a.err) {
+				err := usage(cmd, "dead letters are removed for good, and nobody is here to be asked")
+				err.fix = "add --yes"
+				return err
+			}
+			c, closeStore, err := a.openStore(cmd.Context(), store)
+			if err != nil {
+				return err
+			}
+			defer func() { err = first(err, closeStore()) }()
+			if !yes {
+				if err := a.confirmDiscard(cmd.Context(), c, want); err != nil {
+					return err
+				}
+			}
+			n, err := c.DiscardLetters(cmd.Context(), want)
+			if err != nil {
+				return err
+			}
+			if format.Table() {
+				say(a.env.Stdout, "%s discarded", plural(int(n), "dead letter"))
+			} else if err := format.Print(a.env.Stdout, DiscardResult{dsl.APIVersion, "DiscardResult", n}, nil); err != nil {
+				return err
+			}
+			if absent := len(want.GetIds()) - int(n); absent > 0 {
+				return &fault{exit: exitFailed, code: "NOT_FOUND", err: fmt.Errorf("%d of the %d letters do not exist", absent, len(want.GetIds()))}
+			}
+			return nil
+		},
+	}
+	store.add(cmd)
+	filter.add(cmd)
+	addOutput(cmd, &format)
+	cmd.Flags().BoolVar(&all, "all", false, "all letters of the namespace, or with -A of all namespaces")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	return cmd
+}
+
+func (a *app) confirmDiscard(ctx context.Context, c *client.Client, want *controlv1.LetterFilter) error {
+	n := len(want.GetIds())
+	if n == 0 {
+		for _, err := range c.Letters(ctx, want, 0) {
+			if err != nil {
+				return err
+			}
+			n++
+		}
+	}
+	fmt.Fprintf(a.env.Stderr, "Remove %s for good? [y/N] ", plural(n, "dead letter"))
+	answer := make(chan string, 1)
+	go func() { // ends with its read; a terminal cannot be asked to give up
+		line, _ := bufio.NewReader(a.env.Stdin).ReadString('\n')
+		answer <- strings.ToLower(strings.TrimSpace(line))
+	}()
+	select {
+	case s := <-answer:
+		if s == "y" || s == "yes" {
+			return nil
+		}
+		say(a.env.Stderr, "nothing was removed")
+		return quiet{exitFailed}
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

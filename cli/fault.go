@@ -1,0 +1,132 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/conveyor-etl/conveyor/client"
+	"github.com/conveyor-etl/conveyor/internal/lifecycle"
+	"github.com/conveyor-etl/conveyor/internal/lock"
+)
+
+// The exit codes.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitInvalid     = 2
+	exitUnreachable = 3
+	exitDenied      = 4
+	exitInterrupted = 130
+)
+
+// fault is an error whose exit code, code and fix are decided where it arises.
+type fault struct {
+	exit int
+	// code for programs, upper snake case.
+	code string
+	err  error
+	// fix says what to do; it may be empty.
+	fix string
+}
+
+func (f *fault) Error() string { return f.err.Error() }
+func (f *fault) Unwrap() error { return f.err }
+
+// usage is the error of a wrong command line.
+func usage(cmd *cobra.Command, format string, args ...any) *fault {
+	return &fault{exit: exitInvalid, code: "USAGE", err: fmt.Errorf(format, args...), fix: fmt.Sprintf("`%s --help` shows how it is used", cmd.CommandPath())}
+}
+
+// quiet is an error of which everything was said already.
+type quiet struct{ exit int }
+
+func (quiet) Error() string { return "" }
+
+// report says on standard error what went wrong, and returns the exit code.
+func (a *app) report(ctx context.Context, err error) int {
+	var q quiet
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &q):
+		return q.exit
+	}
+	f := a.diagnose(ctx, err)
+	text := strings.TrimRight(f.err.Error(), "\n")
+	fmt.Fprintf(a.env.Stderr, "%s %s\n", a.err.Red("error["+f.code+"]:"), strings.ReplaceAll(text, "\n", "\n  "))
+	if f.fix != "" {
+		fmt.Fprintf(a.env.Stderr, "  %s %s\n", a.err.Bold("= help:"), f.fix)
+	}
+	return f.exit
+}
+
+// diagnose finds the exit code, code and fix of an error.
+func (a *app) diagnose(ctx context.Context, err error) *fault {
+	var f *fault
+	var wire *client.Error
+	var held *lock.HeldError
+	switch {
+	case errors.As(err, &f):
+		return f
+	case ctx.Err() != nil && errors.Is(err, context.Cause(ctx)), errors.Is(err, context.Canceled):
+		code := exitInterrupted
+		if c := lifecycle.SignalExitCode(ctx); c != 0 {
+			code = c
+		}
+		return &fault{exit: code, code: "INTERRUPTED", err: errors.New("interrupted")}
+	case errors.As(err, &held):
+		return &fault{exit: exitFailed, code: "DATA_LOCKED", err: err}
+	case errors.Is(err, client.ErrInsecure):
+		return &fault{exit: exitInvalid, code: "INSECURE", err: err}
+	case errors.Is(err, client.ErrUnreachable):
+		return &fault{exit: exitUnreachable, code: "UNREACHABLE", err: err, fix: a.reachHint()}
+	case errors.As(err, &wire):
+		return a.diagnoseAnswer(wire, err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return &fault{exit: exitUnreachable, code: "TIMEOUT", err: err, fix: "the server is there but did not finish in time; try again"}
+	case errors.Is(err, client.ErrInvalid):
+		return &fault{exit: exitInvalid, code: "INVALID", err: err}
+	default:
+		return &fault{exit: exitFailed, code: "FAILED", err: err}
+	}
+}
+
+func (a *app) reachHint() string {
+	if a.target == "" {
+		return ""
+	}
+	return "start a server with `conveyor dev`, or name another with --server HOST:PORT or CONVEYOR_SERVER"
+}
+
+func (a *app) diagnoseAnswer(wire *client.Error, err error) *fault {
+	f := &fault{exit: exitFailed, code: string(wire.Reason), err: err}
+	if f.code == "" {
+		f.code = strings.ToUpper(wire.Code.String())
+	}
+	switch {
+	case errors.Is(wire, client.ErrDenied):
+		f.exit, f.fix = exitDenied, "ask for a role that may do this, or use other certificates"
+	case errors.Is(wire, client.ErrInvalid):
+		f.exit = exitInvalid
+	case errors.Is(wire, client.ErrNotLeader), errors.Is(wire, client.ErrNoQuorum):
+		f.exit, f.fix = exitUnreachable, "the routers have no leader now; try again, or look whether a majority of them runs"
+	case errors.Is(wire, client.ErrNotFound):
+		f.fix = "`conveyor get all -A` lists what there is"
+	case errors.Is(wire, client.ErrOwnedByOther):
+		f.fix = "change it where it is managed, or take it over with `conveyor apply --take-over`"
+	}
+	return f
+}
+
+// warn prints one warning on standard error.
+func (a *app) warn(format string, args ...any) {
+	fmt.Fprintf(a.env.Stderr, "%s %s\n", a.err.Yellow("warning:"), fmt.Sprintf(format, args...))
+}
+
+// say prints one line on a writer; a writer that fails has nobody to tell.
+func say(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) }

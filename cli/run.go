@@ -1,0 +1,221 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/conveyor-etl/conveyor/cli/internal/embed"
+	"github.com/conveyor-etl/conveyor/cli/internal/output"
+	"github.com/conveyor-etl/conveyor/dsl"
+	"github.com/conveyor-etl/conveyor/internal/lifecycle"
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+)
+
+const (
+	defaultData  = "./.conveyor"
+	lookEvery    = 200 * time.Millisecond
+	probeTimeout = 2 * time.Second
+	// failedFor is how long a pipeline must be Failed to be given up.
+	failedFor = 3 * time.Second
+)
+
+type runFlags struct {
+	files        fileFlags
+	data         string
+	fromStart    bool
+	stallTimeout time.Duration
+	drainTimeout time.Duration
+	failOnDead   bool
+	format       output.Format
+}
+
+func (a *app) runCommand() *cobra.Command {
+	var f runFlags
+	cmd := &cobra.Command{
+		Use:     "run -f FILE|DIR|-",
+		GroupID: groupHere,
+		Short:   "Run the pipelines of manifests here, until their sources end",
+		Long: `Run the pipelines of manifests in this process until their sources are exhausted and every
+record is settled: written, filtered, or in the dead letters. The state is kept, so that
+the next run goes on where this one stopped, also after a crash.
+
+The first Ctrl-C finishes what is in flight (exit code 130), the second ends at once.`,
+		Example: `  conveyor run -f pipelines/
+  conveyor run -f pipelines/ --from-start -o json
+  conveyor dlq ls --data ./.conveyor    # afterwards: what failed`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.run(cmd, &f) },
+	}
+	f.files.add(cmd)
+	addOutput(cmd, &f.format)
+	cmd.Flags().StringVar(&f.data, "data", defaultData, "`DIR` of the state; used by one process at a time")
+	cmd.Flags().BoolVar(&f.fromStart, "from-start", false, "begin anew instead of going on; sinks forget what they wrote for these pipelines")
+	cmd.Flags().DurationVar(&f.stallTimeout, "stall-timeout", time.Minute, "end when a pipeline makes no progress for so long")
+	cmd.Flags().DurationVar(&f.drainTimeout, "drain-timeout", 20*time.Second, "at the end, wait so long for records in flight")
+	cmd.Flags().BoolVar(&f.failOnDead, "fail-on-dead", false, "exit code 1 when records went to the dead letters")
+	return cmd
+}
+
+func (a *app) run(cmd *cobra.Command, f *runFlags) (err error) {
+	if f.stallTimeout <= 0 {
+		return usage(cmd, "--stall-timeout must be positive")
+	}
+	set, err := a.load(cmd, f.files, dsl.Error)
+	if err != nil {
+		return err
+	}
+	if len(set.Pipelines()) == 0 {
+		return &fault{exit: exitInvalid, code: "NO_PIPELINES", err: errors.New("there is no Pipeline in the manifests")}
+	}
+	ctx := cmd.Context()
+	sys, err := embed.Open(ctx, embed.Config{DataDir: f.data, DrainTimeout: f.drainTimeout, Stdin: a.env.Stdin, Stdout: a.env.Stdout, Logger: a.logger()})
+	if err != nil {
+		return fmt.Errorf("start in %s: %w", f.data, err)
+	}
+	defer func() { err = first(err, sys.Close()) }()
+
+	r := &runner{app: a, client: sys.Client(), data: f.data}
+	if err := r.takeUp(ctx, set); err != nil {
+		return err
+	}
+	if err := r.reopen(ctx, f.fromStart); err != nil {
+		return err
+	}
+	w := newWatch(r, f.stallTimeout)
+	if err := sys.StartData(ctx); err != nil {
+		return err
+	}
+	ended := a.watch(ctx, sys, w)
+	stopped := sys.StopData()
+	// What was still in flight has settled meanwhile.
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTimeout)
+	defer cancel()
+	looked := w.look(last)
+	if err := a.printSummary(w, f); err != nil {
+		return err
+	}
+	return first(a.verdict(ctx, w, ended, f), stopped, looked)
+}
+
+// watch shows the progress until all pipelines are done, one of them stalls, a part fails or ctx ends.
+func (a *app) watch(ctx context.Context, sys *embed.System, w *watch) error {
+	p := newProgress(a.env.Stderr, a.err)
+	defer p.end()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		if err := w.look(ctx); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return err
+		}
+		if w.done() {
+			return nil
+		}
+		if i := w.stalled(); i >= 0 {
+			return a.stallFault(ctx, w, i)
+		}
+		p.show(w.lines()...)
+		select {
+		case <-ctx.Done():
+			p.end()
+			say(a.env.Stderr, "finishing what is in flight; Ctrl-C again ends at once")
+			return context.Cause(ctx)
+		case err := <-sys.Failed():
+			return err
+		case <-tick.C:
+		}
+	}
+}
+
+// verdict is the error that the run ends with.
+func (a *app) verdict(ctx context.Context, w *watch, ended error, f *runFlags) error {
+	if code := lifecycle.SignalExitCode(ctx); code != 0 {
+		return quiet{code}
+	}
+	if ctx.Err() != nil {
+		return quiet{exitInterrupted}
+	}
+	if ended != nil {
+		return ended
+	}
+	var errs []error
+	dead := uint64(0)
+	for _, p := range w.pipelines {
+		dead += p.counts.DeadLettered
+		if p.status.GetPhase() == controlv1.Phase_PHASE_FAILED {
+			errs = append(errs, fmt.Errorf("pipeline %s failed%s", p.name, output.Clean(why(p.status))))
+		}
+	}
+	if len(errs) > 0 {
+		return &fault{exit: exitFailed, code: "PIPELINE_FAILED", err: errors.Join(errs...)}
+	}
+	hint := fmt.Sprintf("`conveyor dlq ls --data %s` shows why", f.data)
+	if dead > 0 && f.failOnDead {
+		return &fault{exit: exitFailed, code: "DEAD_LETTERS", err: fmt.Errorf("%d records went to the dead letters", dead), fix: hint}
+	}
+	if dead > 0 {
+		a.warn("%d records went to the dead letters; %s", dead, hint)
+	}
+	return nil
+}
+
+// stallFault says which stage a pipeline waits for, and whether that is because a service cannot be reached.
+func (a *app) stallFault(ctx context.Context, w *watch, i int) error {
+	p := w.pipelines[i]
+	f := &fault{
+		exit: exitFailed, code: "STALLED",
+		err: fmt.Errorf("pipeline %s made no progress for %v%s", p.name, w.stallTimeout, output.Clean(why(p.status))),
+		fix: "run again to go on where it stopped; --stall-timeout waits longer",
+	}
+	for _, at := range w.endpoints[i] {
+		if err := reach(ctx, at.address); err != nil {
+			f.exit, f.code = exitUnreachable, "UNREACHABLE"
+			f.err = fmt.Errorf("%w\nthe service of stage %s cannot be reached: %w", f.err, at.stage, err)
+			f.fix = fmt.Sprintf("start the service at %s; run again to go on", at.address)
+			break
+		}
+	}
+	return f
+}
+
+// reach reports why nothing can be connected to at an address.
+func reach(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// endpoint is the address of a stage's own service.
+type endpoint struct{ stage, address string }
+
+// endpointsOf lists the services that are not ours.
+func endpointsOf(set *dsl.Set, p *dsl.Resource) []endpoint {
+	g, diags := dsl.Compile(set.Lookup, p)
+	if g == nil || dsl.HasErrors(diags) {
+		return nil
+	}
+	nodes := slices.Clone(g.Nodes)
+	if g.DeadLetter != nil {
+		nodes = append(nodes, *g.DeadLetter)
+	}
+	var out []endpoint
+	for _, n := range nodes {
+		if n.Service != nil && n.Service.Endpoint != "" {
+			out = append(out, endpoint{n.Name, n.Service.Endpoint})
+		}
+	}
+	return out
+}

@@ -1,0 +1,164 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/conveyor-etl/conveyor/client"
+	"github.com/conveyor-etl/conveyor/dsl"
+	"github.com/conveyor-etl/conveyor/internal/logging"
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+)
+
+// runner brings the pipelines of manifests to life in a router of this process.
+type runner struct {
+	app    *app
+	client *client.Client
+	data   string
+	set    *dsl.Set
+	// pipelines of the manifests, in their order, without disabled ones.
+	pipelines []*dsl.Resource
+	// earlier are pipelines that the data directory knew before, by namespace/name.
+	earlier map[string]bool
+	// reopened had completed and were opened again.
+	reopened []*dsl.Resource
+}
+
+// takeUp applies the manifests, and pauses what else the data directory holds.
+func (r *runner) takeUp(ctx context.Context, set *dsl.Set) error {
+	r.set, r.earlier = set, map[string]bool{}
+	known, _, err := r.client.List(ctx, dsl.KindPipeline, "")
+	if err != nil {
+		return err
+	}
+	for _, k := range known {
+		r.earlier[k.GetNamespace()+"/"+k.GetName()] = true
+	}
+	applied, err := r.client.Apply(ctx, inOrder(set), client.ApplyOptions{})
+	if err != nil {
+		return err
+	}
+	for _, done := range applied {
+		for _, w := range done.Warnings {
+			r.app.warn("%s", w)
+		}
+	}
+	for _, p := range set.Pipelines() {
+		if p.Pipeline().IsEnabled() {
+			r.pipelines = append(r.pipelines, p)
+		} else {
+			r.app.warn("pipeline %s is disabled by its manifest and is not run", p.Metadata.Name)
+		}
+	}
+	for _, k := range known {
+		if _, wanted := set.Lookup(dsl.KindPipeline, k.GetNamespace(), k.GetName()); !wanted {
+			if err := r.pause(ctx, k); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// pause disables a pipeline of an earlier run. Its checkpoints stay, and applying its manifest enables it again.
+func (r *runner) pause(ctx context.Context, k *controlv1.Resource) error {
+	res, diags := dsl.FromJSON(k.GetManifest())
+	if err := dsl.Err(diags); err != nil {
+		return fmt.Errorf("read pipeline %s of %s: %w", k.GetName(), r.data, err)
+	}
+	if !res.Pipeline().IsEnabled() {
+		return nil
+	}
+	r.app.warn("pipeline %s is in %s and not in the manifests: it is paused", k.GetName(), r.data)
+	off := false
+	res.Pipeline().Enabled = &off
+	_, err := r.client.Apply(ctx, []*dsl.Resource{res}, client.ApplyOptions{Owner: k.GetOwner()})
+	return err
+}
+
+// reopen lets completed pipelines read on, or with fromStart makes all begin anew.
+func (r *runner) reopen(ctx context.Context, fromStart bool) error {
+	for _, p := range r.pipelines {
+		if !r.earlier[p.Ref()] {
+			continue
+		}
+		status, err := r.client.PipelineStatus(ctx, p.Metadata.Namespace, p.Metadata.Name)
+		if err != nil {
+			return err
+		}
+		completed := status.GetPhase() == controlv1.Phase_PHASE_COMPLETED
+		if !completed && !fromStart {
+			continue
+		}
+		err = r.client.RestartPipeline(ctx, p.Metadata.Namespace, p.Metadata.Name, fromStart)
+		switch {
+		case errors.Is(err, client.ErrNotFound) && fromStart: // it was applied and never began
+		case errors.Is(err, client.ErrConflict) && !fromStart: // it is no longer completed, as its manifest has changed
+		case err != nil:
+			return err
+		default:
+			r.reopened = append(r.reopened, p)
+		}
+	}
+	return nil
+}
+
+// awaitReopened waits until the pipelines that were reopened have completed once more.
+func (r *runner) awaitReopened(ctx context.Context) error {
+	for _, p := range r.reopened {
+		for {
+			status, err := r.client.PipelineStatus(ctx, p.Metadata.Namespace, p.Metadata.Name)
+			if err != nil {
+				return err
+			}
+			if settledPhase(status.GetPhase()) {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("wait for pipeline %s to complete: %w%s", p.Metadata.Name, ctx.Err(), why(status))
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
+// writesToStdout reports whether records go to standard output, where nothing else should be then.
+func (r *runner) writesToStdout() bool {
+	return slices.ContainsFunc(r.set.Resources, func(res *dsl.Resource) bool {
+		s := res.Service()
+		return res.Kind == dsl.KindSink && s.Connector != nil && s.Connector.Type == "stdout"
+	})
+}
+
+// logger is where embedded parts log: standard error, what needs attention only.
+func (a *app) logger() *slog.Logger {
+	l, err := logging.New(a.env.Stderr, "warn", "text")
+	if err != nil {
+		return logging.Discard()
+	}
+	return l
+}
+
+// isDataDir refuses a directory that no run has used.
+func isDataDir(dir string) error {
+	_, err := os.Stat(filepath.Join(dir, "router"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return &fault{
+			exit: exitFailed, code: "NO_DATA", err: fmt.Errorf("%s is not the data directory of a run", dir),
+			fix: "`conveyor run` keeps its data in ./.conveyor, or where --data said",
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("look at data directory %s: %w", dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,76 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/conveyor-etl/conveyor/cli/internal/output"
+	"github.com/conveyor-etl/conveyor/client"
+	"github.com/conveyor-etl/conveyor/dsl"
+	"github.com/conveyor-etl/conveyor/internal/version"
+)
+
+const (
+	defaultServer = "localhost:50051"
+	serverEnv     = "CONVEYOR_SERVER"
+	// retryFor is short: a person waits.
+	retryFor = 3 * time.Second
+)
+
+// serverFlags are the flags of every command that uses a server.
+type serverFlags struct{ server string }
+
+func (f *serverFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.server, "server", "", "routers to use, `HOST:PORT[,...]` (default $"+serverEnv+" or "+defaultServer+")")
+}
+
+// dial prepares a client of the server that flag, environment or default name.
+func (a *app) dial(ctx context.Context, f serverFlags) (*client.Client, error) {
+	list := f.server
+	if list == "" {
+		list = a.env.Getenv(serverEnv)
+	}
+	if list == "" {
+		list = defaultServer
+	}
+	a.target = list
+	var targets []string
+	for t := range strings.SplitSeq(list, ",") {
+		targets = append(targets, strings.TrimSpace(t))
+	}
+	c, err := client.Dial(ctx, targets, client.WithRetryFor(retryFor), client.WithUserAgent("conveyor/"+version.Get().Version))
+	if err != nil {
+		return nil, fmt.Errorf("use server %s: %w", list, err)
+	}
+	return c, nil
+}
+
+// namespaceFlags are the flags of commands on objects in namespaces.
+type namespaceFlags struct {
+	namespace string
+	all       bool
+}
+
+func (f *namespaceFlags) add(cmd *cobra.Command, lists bool) {
+	cmd.Flags().StringVarP(&f.namespace, "namespace", "n", dsl.DefaultNamespace, "`NAMESPACE` of the objects")
+	if lists {
+		cmd.Flags().BoolVarP(&f.all, "all-namespaces", "A", false, "objects of all namespaces")
+	}
+}
+
+// wanted is the namespace to list; "" for all.
+func (f *namespaceFlags) wanted() string {
+	if f.all {
+		return ""
+	}
+	return f.namespace
+}
+
+func addOutput(cmd *cobra.Command, f *output.Format) {
+	cmd.Flags().VarP(f, "output", "o", "how to print: "+output.Formats)
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "wide", "json", "yaml", "name", "jsonpath="}, cobra.ShellCompDirectiveNoFileComp))
+}
