@@ -2,12 +2,12 @@ package sidecar
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 
 	"google.golang.org/grpc"
 
 	"github.com/conveyor-etl/conveyor/sidecar/internal/control"
+	"github.com/conveyor-etl/conveyor/sidecar/internal/engine"
 )
 
 // dataPlane is the part that moves records.
@@ -30,6 +30,8 @@ type engineConfig struct {
 	logger      *slog.Logger
 }
 
-func newEngine(engineConfig) (dataPlane, error) {
-	return nil, errors.New("this build of the sidecar cannot run stages")
+func newEngine(cfg engineConfig) (dataPlane, error) {
+	return engine.New(engine.Config{
+		SidecarID: cfg.id, Control: cfg.control, DialPeer: cfg.dialPeer, DialService: cfg.dialService, Logger: cfg.logger,
+	}), nil
 }

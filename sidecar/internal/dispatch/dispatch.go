@@ -183,25 +183,26 @@ type line struct {
 
 // Dispatcher is the state of one stage. It is not safe for concurrent use.
 type Dispatcher struct {
-	cfg     Config
-	queue   []Input // records not sent yet, in order
-	lines   map[uint64]*line
-	nlines  int // with those of records without a key
-	due     lineHeap
-	barred  []*line
-	sent    []*Request // not answered, or answered and waiting for an earlier one
-	next    uint64
-	records int
-	bytes   int64
-	total   int // records added and not ended
-	added   uint64
-	retries uint64
-	lanes   map[*flow.Lane]uint64
+	cfg        Config
+	configured int     // MaxRecords as it was given
+	queue      []Input // records not sent yet, in order
+	lines      map[uint64]*line
+	nlines     int // with those of records without a key
+	due        lineHeap
+	barred     []*line
+	sent       []*Request // not answered, or answered and waiting for an earlier one
+	next       uint64
+	records    int
+	bytes      int64
+	total      int // records added and not ended
+	added      uint64
+	retries    uint64
+	lanes      map[*flow.Lane]uint64
 }
 
 // New returns a dispatcher.
 func New(cfg Config) *Dispatcher {
-	return &Dispatcher{cfg: cfg, lines: make(map[uint64]*line), lanes: make(map[*flow.Lane]uint64), next: 1}
+	return &Dispatcher{cfg: cfg, configured: cfg.MaxRecords, lines: make(map[uint64]*line), lanes: make(map[*flow.Lane]uint64), next: 1}
 }
 
 // Add takes in the records of a batch, which stay the caller's to settle as steps tell. It calls the batch's Done for records whose bytes
@@ -404,4 +405,14 @@ func (d *Dispatcher) insert(l *line, b *flow.Batch, i int, order uint64) *Item {
 	}
 	l.items = slices.Insert(l.items, at, it)
 	return it
+}
+
+// Adapt takes in what the service says of itself, before anything is sent on a new stream: whether it keeps the order of keys, and the most
+// records it takes at once, 0 for any.
+func (d *Dispatcher) Adapt(ordered bool, maxBatch int) {
+	d.cfg.Ordered = ordered
+	d.cfg.MaxRecords = d.configured
+	if maxBatch > 0 {
+		d.cfg.MaxRecords = min(d.configured, maxBatch)
+	}
 }

@@ -16,6 +16,8 @@ type Batch struct {
 	// their source, or nil when none had one. Both are read-only.
 	Seqs []uint64
 	Keys []uint64
+	// From is the stage on the other end of the edge by which the batch came in, or empty.
+	From string
 
 	origins []origin
 	sizes   []uint32
@@ -110,7 +112,7 @@ func (b *Batch) Settle(from, to int, o Outcome) {
 		b.settled = allSettled
 		credit := b.credit
 		b.mu.Unlock()
-		b.end(from, to, o, credit)
+		b.end(from, to, o, credit, 0)
 		return
 	}
 	b.settleSome(from, to, o)
@@ -162,17 +164,21 @@ func (b *Batch) settleSome(from, to int, o Outcome) {
 			ended = append(ended, run{i, i + 1, outcome})
 		}
 	}
-	credit := b.credit
+	credit, left := b.credit, b.left
 	b.mu.Unlock()
-	for _, r := range ended {
-		b.end(r.from, r.to, r.o, credit)
+	for k, r := range ended {
+		if k < len(ended)-1 {
+			b.end(r.from, r.to, r.o, credit, max(left, 1))
+		} else {
+			b.end(r.from, r.to, r.o, credit, left)
+		}
 	}
 }
 
 // end tells the records' origins that they have settled.
-func (b *Batch) end(from, to int, o Outcome, credit Credit) {
+func (b *Batch) end(from, to int, o Outcome, credit Credit, left int) {
 	if credit != nil {
-		credit.Release(to-from, b.Bytes(from, to))
+		credit.Release(b, to-from, b.Bytes(from, to), left)
 	}
 	for k := find(b.origins, from); from < to; k++ {
 		origin := &b.origins[k]
@@ -215,10 +221,21 @@ func (b *Batch) Abandon() []int {
 		return nil
 	}
 	b.abandoned = true
-	var open []int
+	return b.unsettled()
+}
+
+// Unsettled returns the indexes of the records that have not settled.
+func (b *Batch) Unsettled() []int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.unsettled()
+}
+
+func (b *Batch) unsettled() []int {
 	if b.left == 0 {
 		return nil
 	}
+	open := make([]int, 0, b.left)
 	for i := range b.Len() {
 		if b.settled == nil || !b.settled[i] {
 			open = append(open, i)

@@ -92,3 +92,66 @@ func (w *Builder) Finish(records *wire.Batch) *Batch {
 	}
 	return b
 }
+
+// Part returns a batch of the records from..to-1 of b, which it replaces together with other parts: b's origins hear of the parts' records.
+// b itself must not be used any more. The encoded records are shared or copied.
+func (b *Batch) Part(from, to int) *Batch {
+	var w wire.Builder
+	w.AppendRun(b.Records, from, to)
+	return b.pick(w.Finish(), [][2]int{{from, to}})
+}
+
+// Reclaim takes the batch back from whoever works on it, as Abandon does, and returns a batch of the records that had not settled, to be
+// handed to somebody else; nil when all had. The caller lends encoded records, since the batch may have dropped its own: those of all
+// records, or, in order, those whose indexes it names.
+func (b *Batch) Reclaim(records *wire.Batch, indexes []int) *Batch {
+	open := b.Abandon()
+	if len(open) == 0 {
+		return nil
+	}
+	var w wire.Builder
+	var runs [][2]int
+	at := 0
+	for _, i := range open {
+		if indexes == nil {
+			at = i
+		}
+		for indexes != nil && indexes[at] != i {
+			at++
+		}
+		w.AppendEncoded(records.Record(at))
+		if n := len(runs); n > 0 && runs[n-1][1] == i {
+			runs[n-1][1]++
+		} else {
+			runs = append(runs, [2]int{i, i + 1})
+		}
+	}
+	return b.pick(w.Finish(), runs)
+}
+
+// pick returns a batch of runs of b's records that has b's own origins and credit.
+func (b *Batch) pick(records *wire.Batch, runs [][2]int) *Batch {
+	p := &Batch{Lane: b.Lane, Records: records, From: b.From, credit: b.credit}
+	for _, run := range runs {
+		from, to := run[0], run[1]
+		p.Seqs = append(p.Seqs, b.Seqs[from:to]...)
+		p.sizes = append(p.sizes, b.sizes[from:to]...)
+		if b.Keys != nil {
+			p.Keys = append(p.Keys, b.Keys[from:to]...)
+		}
+		for k := find(b.origins, from); from < to; k++ {
+			o := b.origins[k]
+			offset := from - o.at
+			n := min(to-from, o.n-offset)
+			o.at, o.n = len(p.Seqs)-(to-from), n
+			if !o.same {
+				o.idx += offset
+				o.first += uint64(offset)
+			}
+			p.origins = append(p.origins, o)
+			from += n
+		}
+	}
+	p.left = len(p.Seqs)
+	return p
+}

@@ -7,6 +7,7 @@ package flow
 
 import (
 	"slices"
+	"sync/atomic"
 
 	linkv1 "github.com/conveyor-etl/conveyor/protos/conveyor/link/v1"
 )
@@ -44,6 +45,16 @@ type Lane struct {
 	Stage      string // the stage that reads it
 	Partition  string
 	Epoch      Epoch // of the reader
+	// Replay is set on the lane that a dead letter makes when it is replayed.
+	Replay *Replay
+}
+
+// Replay is what is known of a dead letter's way through the pipeline after it was put back.
+type Replay struct {
+	// Count is how often the record was replayed, this time included.
+	Count uint32
+	// Letter is the id of the letter that it became again, or 0.
+	Letter atomic.Uint64
 }
 
 // Epoch orders the owners of an assignment: by incarnation, then by index.
@@ -65,9 +76,10 @@ type Root interface {
 	Settle(first uint64, n int, o Outcome)
 }
 
-// Credit takes back what settled records occupied.
+// Credit takes back what records of a batch occupied, as they settle. With the last of them left is 0. It is called once for each
+// record, without order, and must not block.
 type Credit interface {
-	Release(records int, bytes int64)
+	Release(b *Batch, records int, bytes int64, left int)
 }
 
 // origin says where a run of a batch's records came from: n records from index at on, which are either the consecutive records idx,

@@ -31,7 +31,7 @@ func (c Counts) InFlight() uint64 {
 // Tracker numbers the records of a lane as they are read and moves its watermark as they settle. It is the root of the lane's settlement
 // trees. All methods may be called at once; none blocks.
 type Tracker struct {
-	moved chan struct{}
+	moved func()
 
 	mu       sync.Mutex
 	next     uint64 // sequence of the next record
@@ -61,13 +61,9 @@ func (c *chunk) position(i int) []byte {
 	return c.positions[from:c.ends[i]]
 }
 
-// NewTracker returns the tracker of a lane whose first record gets the sequence first; sequences grow over all openings in one epoch.
-func NewTracker(first uint64) *Tracker {
-	return &Tracker{next: first, settled: first - 1, reported: first - 1, moved: make(chan struct{}, 1)}
-}
-
-// Moved is sent to, without blocking, whenever the watermark has moved.
-func (t *Tracker) Moved() <-chan struct{} { return t.moved }
+// NewTracker returns the tracker of a lane. Sequences count from 1 and grow over all openings in one epoch. moved is called whenever the
+// watermark has moved, by whoever settled the records, and must not block.
+func NewTracker(moved func()) *Tracker { return &Tracker{next: 1, moved: moved} }
 
 // Read takes in the next records: their positions one behind the other (empty for records at which no commit may stop), and where each
 // one ends. It keeps both slices. It returns the sequence of the first.
@@ -97,10 +93,7 @@ func (t *Tracker) Settle(first uint64, n int, o flow.Outcome) {
 	moved := t.advance()
 	t.mu.Unlock()
 	if moved {
-		select {
-		case t.moved <- struct{}{}:
-		default:
-		}
+		t.moved()
 	}
 }
 

@@ -1,0 +1,108 @@
+package engine
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+)
+
+// checkpointPause is how long the checkpointer collects between two calls: what settles meanwhile goes in one.
+const checkpointPause = 50 * time.Millisecond
+
+// maxCheckpoints is the most in one call.
+const maxCheckpoints = 256
+
+// reporter is a lane that has checkpoints to store.
+type reporter interface {
+	// checkpoint returns what should be stored now, or nil.
+	checkpoint() *controlv1.Checkpoint
+	// stored tells what became of it; an error says that it is not known.
+	stored(c *controlv1.Checkpoint, result controlv1.CheckpointResult, err error)
+}
+
+// checkpointer stores the checkpoints of all lanes of a sidecar, many in one call and one call at a time.
+type checkpointer struct {
+	control Control
+	log     *slog.Logger
+	wake    chan struct{}
+
+	mu    sync.Mutex
+	dirty map[reporter]bool
+	order []reporter
+}
+
+func newCheckpointer(control Control, log *slog.Logger) *checkpointer {
+	return &checkpointer{control: control, log: log, wake: make(chan struct{}, 1), dirty: make(map[reporter]bool)}
+}
+
+// report notes that a lane has something to store. It does not block.
+func (c *checkpointer) report(r reporter) {
+	c.mu.Lock()
+	if !c.dirty[r] {
+		c.dirty[r] = true
+		c.order = append(c.order, r)
+	}
+	c.mu.Unlock()
+	signal(c.wake)
+}
+
+func (c *checkpointer) take() []reporter {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := min(len(c.order), maxCheckpoints)
+	lanes := append([]reporter(nil), c.order[:n]...)
+	c.order = append(c.order[:0], c.order[n:]...)
+	for _, l := range lanes {
+		delete(c.dirty, l)
+	}
+	return lanes
+}
+
+func (c *checkpointer) run(ctx context.Context) {
+	for failures := 0; ; {
+		lanes := c.take()
+		if len(lanes) == 0 {
+			select {
+			case <-ctx.Done():
+				return
+			case <-c.wake:
+				continue
+			}
+		}
+		var from []reporter
+		var points []*controlv1.Checkpoint
+		for _, l := range lanes {
+			if p := l.checkpoint(); p != nil {
+				from, points = append(from, l), append(points, p)
+			}
+		}
+		if len(points) == 0 {
+			continue
+		}
+		results, err := c.control.ReportCheckpoints(ctx, points)
+		if ctx.Err() != nil {
+			return
+		}
+		for i, l := range from {
+			result := controlv1.CheckpointResult_CHECKPOINT_RESULT_UNSPECIFIED
+			if err == nil && i < len(results) {
+				result = results[i]
+			}
+			l.stored(points[i], result, err)
+		}
+		pause := checkpointPause
+		if err != nil {
+			failures++
+			c.log.Warn("checkpoints wait", "lanes", len(points), "err", err)
+			pause = backoff(failures)
+		} else {
+			failures = 0
+		}
+		if !sleep(ctx, pause) {
+			return
+		}
+	}
+}

@@ -1,0 +1,368 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+	"github.com/conveyor-etl/conveyor/protos/wire"
+	"github.com/conveyor-etl/conveyor/sidecar/internal/dispatch"
+	"github.com/conveyor-etl/conveyor/sidecar/internal/flow"
+	"github.com/conveyor-etl/conveyor/sidecar/internal/lane"
+)
+
+// errFenced ends a lane that has a newer owner.
+var errFenced = errors.New("the lane has a newer owner")
+
+// reading is one lane that is read here: it numbers what comes, hands it to the stage's edges, and has its checkpoints stored.
+type reading struct {
+	s         *stage
+	partition string
+	lane      *flow.Lane
+	tracker   *lane.Tracker
+	cancel    context.CancelCauseFunc
+	moved     chan struct{} // something settled or was stored
+
+	mu sync.Mutex
+	// start is the position up to which everything had settled when the reading began.
+	start []byte
+	// opened is the position that the source chose to begin at, until it is stored.
+	opened []byte
+	// storedPosition and storedSequence are those of the last checkpoint that the router took.
+	storedPosition []byte
+	storedSequence uint64
+	// finishing says that nothing more is read: the last checkpoint closes the lane, for good if exhausted.
+	finishing bool
+	exhausted bool
+	// closed says that the last checkpoint is stored.
+	closed  bool
+	problem string
+	// precede and ordinal number the records without position, which lie inside a larger unit.
+	precede []byte
+	ordinal int
+}
+
+func newReading(s *stage, partition string, start *controlv1.Checkpoint) *reading {
+	r := &reading{
+		s: s, partition: partition, moved: make(chan struct{}, 1), start: start.GetPosition(), storedPosition: start.GetPosition(),
+		precede: start.GetPosition(),
+		lane: &flow.Lane{
+			Pipeline: s.key.pipeline, Generation: s.key.generation, Source: s.spec.GetService(), Stage: s.key.stage, Partition: partition, Epoch: s.epoch,
+		},
+	}
+	r.tracker = lane.NewTracker(func() {
+		s.e.checkpoints.report(r)
+		signal(r.moved)
+	})
+	return r
+}
+
+// resume returns the position behind which to read on: the last one up to which everything has settled.
+func (r *reading) resume() []byte {
+	if p := r.tracker.Last(); len(p.Position) > 0 {
+		return p.Position
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.opened) > 0 {
+		return r.opened
+	}
+	return r.start
+}
+
+// begin makes the position at which the source begins durable, before anything read behind it goes on: "latest" must not move when this
+// sidecar dies.
+func (r *reading) begin(ctx context.Context, position []byte) error {
+	if len(position) == 0 || bytes.Equal(position, r.resume()) {
+		return nil
+	}
+	r.mu.Lock()
+	r.opened, r.start, r.precede = position, position, position
+	r.mu.Unlock()
+	r.s.e.checkpoints.report(r)
+	for {
+		r.mu.Lock()
+		stored := r.opened == nil
+		r.mu.Unlock()
+		if stored {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-r.moved:
+		}
+	}
+}
+
+// take numbers the records of a batch from the source, whose reference it takes over, and hands them on. It blocks while the edges have no
+// credit, and while the lane is as far ahead of its oldest unsettled record as it may be.
+func (r *reading) take(ctx context.Context, records *wire.Batch) error {
+	n := records.Len()
+	positions := make([]byte, 0, 32*n)
+	ends := make([]uint32, n)
+	seqs := make([]uint64, n)
+	var keys []uint64
+	var rename map[int]string
+	for i := range n {
+		f, err := wire.Scan(records.Record(i))
+		if err != nil {
+			records.Free()
+			return fmt.Errorf("record %d of a batch from source %s: %w", i, r.lane.Source, err)
+		}
+		positions = append(positions, f.Position...)
+		ends[i] = uint32(len(positions))
+		if h := wire.HashKey(f.Key); h != 0 {
+			if keys == nil {
+				keys = make([]uint64, n)
+			}
+			keys[i] = h
+		}
+		if len(f.Position) == 0 {
+			r.ordinal++
+		}
+		if len(f.ID) == 0 {
+			if rename == nil {
+				rename = make(map[int]string)
+			}
+			if len(f.Position) > 0 {
+				rename[i] = wire.RecordID(r.lane.Source, r.partition, f.Position)
+			} else {
+				rename[i] = wire.InsideID(r.lane.Source, r.partition, r.precede, r.ordinal)
+			}
+		}
+		if len(f.Position) > 0 {
+			r.precede, r.ordinal = append([]byte(nil), f.Position...), 0
+		}
+	}
+	if rename != nil {
+		records = withIDs(records, rename)
+	}
+	first := r.tracker.Read(positions, ends)
+	for i := range seqs {
+		seqs[i] = first + uint64(i)
+	}
+	r.s.recordsIn.Add(uint64(n))
+	b := flow.FromRoot(r.lane, records, r.tracker, first, seqs, keys)
+	b, tooLarge := r.sift(b)
+	for _, i := range tooLarge {
+		f := dispatch.Failure{
+			Class: dispatch.Permanent, Code: "RECORD_TOO_LARGE",
+			Message: fmt.Sprintf("the record has %d bytes, the pipeline allows %d", b.Bytes(i, i+1), r.maxRecordBytes()),
+		}
+		r.s.e.letters.bury(r.s.letter(b, b.Records.Record(i), r.s.key.stage, "", f, nil), burial{batch: b, index: i, lane: r.lane, stage: r.s})
+	}
+	if len(tooLarge) > 0 {
+		takes := make([]bool, b.Len())
+		for i := range takes {
+			takes[i] = true
+		}
+		for _, i := range tooLarge {
+			takes[i] = false
+		}
+		rest := pickRecords(b, takes)
+		b.Drop()
+		if rest == nil {
+			return nil
+		}
+		b = rest
+	}
+	if err := r.s.emit(ctx, b, nil); err != nil {
+		return err
+	}
+	return r.awaitSpan(ctx)
+}
+
+func (r *reading) maxRecordBytes() int64 {
+	if n := r.s.spec.GetLimits().GetMaxRecordBytes(); n > 0 {
+		return int64(n)
+	}
+	return defaultRecordBytes
+}
+
+// sift returns the indexes of the records that are larger than the pipeline allows. What Conveyor itself adds to a record is allowed on top.
+func (r *reading) sift(b *flow.Batch) (*flow.Batch, []int) {
+	var tooLarge []int
+	limit := r.maxRecordBytes() + 8<<10
+	for i := range b.Len() {
+		if b.Bytes(i, i+1) > limit {
+			tooLarge = append(tooLarge, i)
+		}
+	}
+	return b, tooLarge
+}
+
+// withIDs gives ids to records that have none, by index.
+func withIDs(records *wire.Batch, ids map[int]string) *wire.Batch {
+	var w wire.Builder
+	for i := range records.Len() {
+		if id, ok := ids[i]; ok {
+			w.AppendWithID(records.Record(i), id)
+		} else {
+			w.AppendEncoded(records.Record(i))
+		}
+	}
+	records.Free()
+	return w.Finish()
+}
+
+// takeFailed buries what the source could not make a record of, in its place in the lane.
+func (r *reading) takeFailed(record []byte, f dispatch.Failure) error {
+	var w wire.Builder
+	w.AppendEncoded(record)
+	records := w.Finish()
+	fields, err := wire.Scan(record)
+	if err != nil {
+		records.Free()
+		return fmt.Errorf("failed record of source %s: %w", r.lane.Source, err)
+	}
+	if len(fields.ID) == 0 {
+		records = withIDs(records, map[int]string{0: wire.RecordID(r.lane.Source, r.partition, fields.Position)})
+	}
+	position := append([]byte(nil), fields.Position...)
+	first := r.tracker.Read(position, []uint32{uint32(len(position))})
+	r.s.recordsIn.Add(1)
+	b := flow.FromRoot(r.lane, records, r.tracker, first, []uint64{first}, nil)
+	r.s.e.letters.bury(r.s.letter(b, records.Record(0), r.s.key.stage, "", f, nil), burial{batch: b, lane: r.lane, stage: r.s})
+	b.Drop()
+	return nil
+}
+
+// awaitSpan blocks while the lane is too far ahead of its oldest unsettled record.
+func (r *reading) awaitSpan(ctx context.Context) error {
+	limit := uint64(defaultMaxSpan)
+	if n := r.s.spec.GetLimits().GetMaxSpan(); n > 0 {
+		limit = uint64(n)
+	}
+	for r.tracker.Span() >= limit {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-r.moved:
+		}
+	}
+	return nil
+}
+
+// finish closes the lane after everything that was read has settled, and blocks until the last checkpoint is stored.
+func (r *reading) finish(ctx context.Context, exhausted bool) error {
+	for !r.tracker.Idle() {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-r.moved:
+		}
+	}
+	r.mu.Lock()
+	r.finishing, r.exhausted = true, exhausted
+	r.mu.Unlock()
+	r.s.e.checkpoints.report(r)
+	for {
+		r.mu.Lock()
+		closed := r.closed
+		r.mu.Unlock()
+		if closed {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-r.moved:
+		}
+	}
+}
+
+// checkpoint returns what should be stored now.
+func (r *reading) checkpoint() *controlv1.Checkpoint {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil
+	}
+	c := &controlv1.Checkpoint{
+		Pipeline: r.lane.Pipeline, SourceStage: r.lane.Stage, Partition: r.partition, Generation: r.lane.Generation, Epoch: epochProto(r.lane.Epoch),
+	}
+	switch {
+	case r.opened != nil:
+		// Nothing read behind it has gone on yet.
+		c.Sequence, c.Position = r.tracker.SettledThrough(), r.opened
+	case r.finishing:
+		c.Sequence, c.Position, c.Ended = r.tracker.SettledThrough(), r.tracker.Last().Position, r.exhausted
+		r.tracker.Checkpoint()
+		if c.Position == nil {
+			c.Position = r.start
+		}
+	default:
+		p, ok := r.tracker.Checkpoint()
+		if !ok {
+			return nil
+		}
+		c.Sequence, c.Position = p.Sequence, p.Position
+	}
+	return c
+}
+
+// stored tells what became of a checkpoint. Only after the router has it may the source hear of it: never commit what is not durable.
+func (r *reading) stored(c *controlv1.Checkpoint, result controlv1.CheckpointResult, err error) {
+	r.mu.Lock()
+	switch result {
+	case controlv1.CheckpointResult_CHECKPOINT_RESULT_ACCEPTED:
+		r.storedSequence = c.GetSequence()
+		if len(c.GetPosition()) > 0 {
+			r.storedPosition = c.GetPosition()
+		}
+		if r.opened != nil && bytes.Equal(r.opened, c.GetPosition()) {
+			r.opened = nil
+		}
+		if r.finishing && c.GetSequence() == r.tracker.SettledThrough() && c.GetEnded() == r.exhausted {
+			r.closed = true
+		}
+		r.mu.Unlock()
+	case controlv1.CheckpointResult_CHECKPOINT_RESULT_FENCED, controlv1.CheckpointResult_CHECKPOINT_RESULT_STALE:
+		r.problem = fmt.Sprintf("the router refused the checkpoint at sequence %d: %s", c.GetSequence(), result)
+		r.mu.Unlock()
+		r.cancel(errFenced)
+	default:
+		r.mu.Unlock()
+		r.tracker.Restore(lane.Point{Sequence: c.GetSequence(), Position: c.GetPosition()})
+		r.s.e.checkpoints.report(r)
+		if err != nil {
+			r.setProblem("checkpoints are not stored: " + err.Error())
+		}
+		return
+	}
+	signal(r.moved)
+}
+
+func (r *reading) setProblem(p string) {
+	r.mu.Lock()
+	r.problem = p
+	r.mu.Unlock()
+}
+
+// committable returns the position of the last stored checkpoint.
+func (r *reading) committable() []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.storedPosition
+}
+
+func (r *reading) status() *controlv1.LaneStatus {
+	c := r.tracker.Counts()
+	st := &controlv1.LaneStatus{
+		Source: r.lane.Source, SourceStage: r.lane.Stage, Partition: r.partition, SidecarId: r.s.e.cfg.SidecarID,
+		SettledThrough: r.tracker.SettledThrough(),
+		Counts: &controlv1.Counts{
+			Read: c.Read, Acknowledged: c.Outcomes[flow.Acknowledged], Dead: c.Outcomes[flow.Dead], Filtered: c.Outcomes[flow.Filtered],
+			Unrouted: c.Outcomes[flow.Unrouted], Shed: c.Outcomes[flow.Shed], InFlight: c.InFlight(),
+		},
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st.CheckpointedThrough, st.Position, st.Problem = r.storedSequence, r.storedPosition, r.problem
+	st.Ended = r.closed && r.exhausted
+	return st
+}

@@ -1,0 +1,439 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"google.golang.org/grpc"
+
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+	linkv1 "github.com/conveyor-etl/conveyor/protos/conveyor/link/v1"
+	"github.com/conveyor-etl/conveyor/protos/wire"
+	"github.com/conveyor-etl/conveyor/sidecar/internal/flow"
+)
+
+// maxFrame bounds the records of one frame, one record excepted.
+const maxFrame = 1 << 20
+
+// sending is a batch that was given to a link. Its records have the numbers first, first+1, ...
+type sending struct {
+	first   uint64
+	batch   *flow.Batch
+	records *wire.Batch // nil once the peer has all of it
+	before  uint64      // bytes of everything numbered below first
+	left    int         // records that have not settled
+}
+
+func (s *sending) last() uint64 { return s.first + uint64(s.batch.Len()) - 1 }
+
+// linkOut sends the records of an edge to the sidecar that owns the stage behind it. It numbers them, sends what credit allows, and after
+// a break goes on behind what the peer had received.
+type linkOut struct {
+	s      *stage
+	to     string
+	peer   *controlv1.Peer
+	cancel context.CancelFunc
+	done   chan struct{}
+	wake   chan struct{}
+
+	mu        sync.Mutex
+	entries   []*sending // not settled whole, by number
+	next      uint64
+	bytes     uint64 // of everything delivered
+	sent      uint64 // highest number sent on the current stream
+	sentBytes uint64
+	limit     linkv1.Credit
+	ended     bool
+	completed bool
+	endSent   bool
+	endKnew   bool
+	fault     string
+}
+
+// newLinkOut starts a link to a peer; close ends it.
+func newLinkOut(s *stage, out *edge, peer *controlv1.Peer) *linkOut {
+	ctx, cancel := context.WithCancel(s.ctx)
+	l := &linkOut{s: s, to: out.to, peer: peer, cancel: cancel, done: make(chan struct{}), wake: make(chan struct{}, 1), next: 1}
+	s.e.wg.Go(func() {
+		defer close(l.done)
+		l.run(ctx)
+	})
+	return l
+}
+
+func (l *linkOut) deliver(b *flow.Batch) {
+	b.Records.Ref()
+	l.mu.Lock()
+	l.entries = append(l.entries, &sending{first: l.next, batch: b, records: b.Records, before: l.bytes, left: b.Len()})
+	l.next += uint64(b.Len())
+	l.bytes += uint64(b.Bytes(0, b.Len()))
+	l.mu.Unlock()
+	b.Drop()
+	signal(l.wake)
+}
+
+func (l *linkOut) end(completed bool) {
+	l.mu.Lock()
+	l.ended, l.completed = true, completed
+	l.mu.Unlock()
+	signal(l.wake)
+}
+
+func (l *linkOut) endKnown() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.endKnew
+}
+
+func (l *linkOut) problem() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fault
+}
+
+func (l *linkOut) close() {
+	l.cancel()
+	<-l.done
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range l.entries {
+		e.drop()
+	}
+	l.entries = nil
+}
+
+func (s *sending) drop() {
+	if s.records != nil {
+		s.records.Free()
+		s.records = nil
+	}
+}
+
+// run keeps a stream to the peer.
+func (l *linkOut) run(ctx context.Context) {
+	for failures := 0; ; {
+		before := l.progress()
+		err := l.session(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if l.progress() != before {
+			failures = 0
+		}
+		failures++
+		l.setFault(fmt.Sprintf("stage %s on sidecar %s at %s: %s", l.to, l.peer.GetSidecarId(), l.peer.GetAddress(), describeError(err)))
+		if !sleep(ctx, backoff(failures)) {
+			return
+		}
+	}
+}
+
+func (l *linkOut) progress() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.entries) - int(l.next)
+}
+
+func (l *linkOut) setFault(f string) {
+	l.mu.Lock()
+	l.fault = f
+	l.mu.Unlock()
+}
+
+// session sends over one stream until it breaks.
+func (l *linkOut) session(ctx context.Context) error {
+	conn, err := l.s.e.cfg.DialPeer(l.peer.GetAddress())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel(nil)
+	stream, err := dialStream(ctx, conn, controlv1.SidecarDataPlane_Link_FullMethodName)
+	if err != nil {
+		return err
+	}
+	if err := stream.SendMsg(l.open()); err != nil {
+		return streamError(stream, err)
+	}
+	first := &linkv1.LinkResponse{}
+	if err := stream.RecvMsg(first); err != nil {
+		return err
+	}
+	if first.GetOpened() == nil {
+		return errors.New("its first response is not an opened")
+	}
+	if err := l.resume(first.GetOpened()); err != nil {
+		return err
+	}
+	if err := l.settle(first); err != nil {
+		return err
+	}
+	l.setFault("")
+	wg.Go(func() { cancel(l.receive(stream)) })
+	err = l.send(ctx, stream)
+	if errors.Is(err, io.EOF) {
+		<-ctx.Done() // the receiver knows why the stream broke
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+func (l *linkOut) open() *linkv1.LinkRequest {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	unsettled := l.next
+	if len(l.entries) > 0 {
+		unsettled = l.entries[0].first
+	}
+	return &linkv1.LinkRequest{Request: &linkv1.LinkRequest_Open{Open: &linkv1.LinkOpen{
+		Pipeline: l.s.key.pipeline, Generation: l.s.key.generation, From: l.s.key.stage, To: l.to,
+		Sender: epochProto(l.s.epoch), Receiver: l.peer.GetEpoch(), FirstUnsettled: unsettled,
+	}}}
+}
+
+// resume goes on behind what the peer has received.
+func (l *linkOut) resume(o *linkv1.LinkOpened) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	through := o.GetReceivedThrough()
+	if through >= l.next {
+		return fmt.Errorf("it received number %d, of %d sent", through, l.next-1)
+	}
+	l.sent, l.sentBytes = through, l.bytes
+	for _, e := range l.entries {
+		if e.last() <= through {
+			continue
+		}
+		l.sentBytes = e.before
+		if e.first <= through {
+			l.sentBytes += uint64(e.batch.Bytes(0, int(through+1-e.first)))
+		}
+		if e.records == nil {
+			return fmt.Errorf("it has lost records from number %d on, which it had received", e.first)
+		}
+		break
+	}
+	l.limit = linkv1.Credit{Records: o.GetCredit().GetRecords(), Bytes: o.GetCredit().GetBytes()}
+	l.endSent = false
+	return nil
+}
+
+// receive takes what the peer tells.
+func (l *linkOut) receive(stream grpc.ClientStream) error {
+	for {
+		resp := &linkv1.LinkResponse{}
+		if err := stream.RecvMsg(resp); err != nil {
+			if errors.Is(err, io.EOF) {
+				return errors.New("it ended the stream")
+			}
+			return err
+		}
+		if err := l.settle(resp); err != nil {
+			return err
+		}
+	}
+}
+
+// settle takes in what has settled, and credit.
+func (l *linkOut) settle(resp *linkv1.LinkResponse) error {
+	for _, run := range resp.GetSettled() {
+		if err := l.settleRun(run); err != nil {
+			return err
+		}
+	}
+	l.mu.Lock()
+	if c := resp.GetCredit(); c != nil {
+		l.limit.Records, l.limit.Bytes = max(l.limit.Records, c.GetRecords()), max(l.limit.Bytes, c.GetBytes())
+	}
+	if resp.GetEnded() != nil {
+		l.endKnew = true
+	}
+	l.mu.Unlock()
+	signal(l.wake)
+	return nil
+}
+
+// part is records of a batch that have settled.
+type part struct {
+	b        *flow.Batch
+	from, to int
+}
+
+func (l *linkOut) settleRun(run *linkv1.SettledRun) error {
+	outcome, ok := flow.FromProto(run.GetOutcome())
+	first, last := run.GetFirst(), run.GetFirst()+run.GetCount()-1
+	l.mu.Lock()
+	if !ok || run.GetCount() == 0 || last < first || last > l.sent {
+		sent := l.sent
+		l.mu.Unlock()
+		return fmt.Errorf("it settled the numbers %d..%d as %s, sent are %d", first, last, run.GetOutcome(), sent)
+	}
+	var parts []part
+	for _, e := range l.entries {
+		if e.first > last {
+			break
+		}
+		if e.last() <= last {
+			e.drop() // the peer takes frames in order: it has all that came before
+		}
+		from, to := max(first, e.first), min(last, e.last())
+		if from > to {
+			continue
+		}
+		parts = e.open(parts, int(from-e.first), int(to+1-e.first))
+	}
+	kept := l.entries[:0]
+	for _, e := range l.entries {
+		if e.left > 0 {
+			kept = append(kept, e)
+		}
+	}
+	clear(l.entries[len(kept):])
+	l.entries = kept
+	l.mu.Unlock()
+	for _, p := range parts {
+		p.b.Settle(p.from, p.to, outcome)
+	}
+	return nil
+}
+
+// open adds the records from..to-1 that have not settled: after a break the peer tells again what it told before.
+func (s *sending) open(parts []part, from, to int) []part {
+	if s.left == s.batch.Len() {
+		s.left -= to - from
+		return append(parts, part{s.batch, from, to})
+	}
+	for i := from; i < to; i++ {
+		if s.batch.Settled(i) {
+			continue
+		}
+		s.left--
+		if n := len(parts); n > 0 && parts[n-1].b == s.batch && parts[n-1].to == i {
+			parts[n-1].to++
+		} else {
+			parts = append(parts, part{s.batch, i, i + 1})
+		}
+	}
+	return parts
+}
+
+// send sends frames as credit allows, until the stream breaks.
+func (l *linkOut) send(ctx context.Context, stream grpc.ClientStream) error {
+	lanes := make(map[*flow.Lane]uint32)
+	for {
+		m := l.frame(lanes)
+		if m == nil {
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-l.wake:
+			}
+			continue
+		}
+		err := stream.SendMsg(m)
+		if m.Batch != nil {
+			m.Batch.Free()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// frame returns the next message, or nil when there is nothing to send or no credit.
+func (l *linkOut) frame(lanes map[*flow.Lane]uint32) *wire.Message {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range l.entries {
+		if e.last() <= l.sent {
+			continue
+		}
+		from := 0
+		if e.first <= l.sent {
+			from = int(l.sent + 1 - e.first)
+		}
+		return l.cut(e, from, lanes)
+	}
+	if l.ended && !l.endSent {
+		l.endSent = true
+		return &wire.Message{Head: &linkv1.LinkRequest{Request: &linkv1.LinkRequest_End{End: &linkv1.LinkEnd{Completed: l.completed}}}}
+	}
+	return nil
+}
+
+// cut makes a frame of as many records of an entry, from index from on, as credit and the size of a frame allow. Called with the lock.
+func (l *linkOut) cut(e *sending, from int, lanes map[*flow.Lane]uint32) *wire.Message {
+	b := e.batch
+	to, size := from, int64(0)
+	for to < b.Len() {
+		n := b.Bytes(to, to+1)
+		if l.sent+uint64(to-from)+1 > l.limit.Records || l.sentBytes+uint64(size+n) > l.limit.Bytes || to > from && size+n > maxFrame {
+			break
+		}
+		size += n
+		to++
+	}
+	if to == from {
+		if !l.rest() {
+			return nil
+		}
+		to, size = from+1, b.Bytes(from, from+1) // one record may overdraw when nothing else is out
+	}
+	head := &linkv1.LinkRequest{}
+	lane, known := lanes[b.Lane]
+	if !known {
+		lane = uint32(len(lanes))
+		lanes[b.Lane] = lane
+		intro := &linkv1.Lane{
+			Index: lane, Source: b.Lane.Source, SourceStage: b.Lane.Stage, Partition: b.Lane.Partition, Generation: b.Lane.Generation,
+			Epoch: epochProto(b.Lane.Epoch),
+		}
+		if b.Lane.Replay != nil {
+			intro.Replays = b.Lane.Replay.Count
+		}
+		head.Lanes = []*linkv1.Lane{intro}
+	}
+	head.Header = &linkv1.FrameHeader{
+		First: e.first + uint64(from), Records: uint32(to - from), Bytes: uint64(size), Lane: lane, Origins: origins(b.Seqs[from:to]),
+	}
+	if b.Keys != nil {
+		head.Header.KeyHashes = b.Keys[from:to]
+	}
+	l.sent += uint64(to - from)
+	l.sentBytes += uint64(size)
+	return &wire.Message{Head: head, Batch: e.records.Slice(from, to)}
+}
+
+// rest reports whether everything sent has settled. Called with the lock.
+func (l *linkOut) rest() bool {
+	return len(l.entries) == 0 || l.entries[0].first > l.sent || l.entries[0].last() > l.sent && l.entries[0].left == l.entries[0].batch.Len()-int(l.sent+1-l.entries[0].first)
+}
+
+// origins writes sequences as runs.
+func origins(seqs []uint64) []*linkv1.OriginRun {
+	var runs []*linkv1.OriginRun
+	for _, seq := range seqs {
+		if n := len(runs); n > 0 {
+			last := runs[n-1]
+			switch {
+			case !last.Same && seq == last.First+uint64(last.Count):
+				last.Count++
+				continue
+			case seq == last.First && (last.Same || last.Count == 1):
+				last.Same = true
+				last.Count++
+				continue
+			}
+		}
+		runs = append(runs, &linkv1.OriginRun{First: seq, Count: 1})
+	}
+	return runs
+}
