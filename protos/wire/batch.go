@@ -251,3 +251,14 @@ func (b *Batch) Slice(from, to int) *Batch {
 	w.AppendRun(b, from, to)
 	return w.Finish()
 }
+
+// AppendWithID copies an encoded record that has no id to the end and gives it one: a field of protobuf may stand anywhere.
+func (w *Builder) AppendWithID(record []byte, id string) {
+	const idTag = 1<<3 | 2
+	n := 1 + uvarintLen(uint64(len(id))) + len(id)
+	room := w.grow(n + len(record))
+	room[0] = idTag
+	at := 1 + putUvarint(room[1:], uint64(len(id)))
+	at += copy(room[at:], id)
+	copy(room[at:], record)
+}

@@ -304,7 +304,9 @@ type Lane struct {
 	Partition   string `protobuf:"bytes,4,opt,name=partition,proto3" json:"partition,omitempty"`
 	Generation  uint64 `protobuf:"varint,5,opt,name=generation,proto3" json:"generation,omitempty"`
 	// epoch of the reader.
-	Epoch         *v1.Epoch `protobuf:"bytes,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch *v1.Epoch `protobuf:"bytes,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// replays is not 0 on the lane that a dead letter makes when it is replayed: how often it was, this time included.
+	Replays       uint32 `protobuf:"varint,7,opt,name=replays,proto3" json:"replays,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -379,6 +381,13 @@ func (x *Lane) GetEpoch() *v1.Epoch {
 		return x.Epoch
 	}
 	return nil
+}
+
+func (x *Lane) GetReplays() uint32 {
+	if x != nil {
+		return x.Replays
+	}
+	return 0
 }
 
 // FrameHeader describes the records of one frame; all are of one lane.
@@ -946,7 +955,7 @@ const file_conveyor_link_v1_link_proto_rawDesc = "" +
 	"\x06credit\x18\x02 \x01(\v2\x18.conveyor.link.v1.CreditR\x06credit\"8\n" +
 	"\x06Credit\x12\x18\n" +
 	"\arecords\x18\x01 \x01(\x04R\arecords\x12\x14\n" +
-	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"\xbf\x01\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"\xd9\x01\n" +
 	"\x04Lane\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12!\n" +
@@ -955,7 +964,8 @@ const file_conveyor_link_v1_link_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x05 \x01(\x04R\n" +
 	"generation\x12(\n" +
-	"\x05epoch\x18\x06 \x01(\v2\x12.conveyor.v1.EpochR\x05epoch\"\xf7\x01\n" +
+	"\x05epoch\x18\x06 \x01(\v2\x12.conveyor.v1.EpochR\x05epoch\x12\x18\n" +
+	"\areplays\x18\a \x01(\rR\areplays\"\xf7\x01\n" +
 	"\vFrameHeader\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\x04R\x05first\x12\x18\n" +
 	"\arecords\x18\x02 \x01(\rR\arecords\x12\x14\n" +

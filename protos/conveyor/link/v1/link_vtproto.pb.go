@@ -251,6 +251,11 @@ func (m *Lane) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.Replays != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Replays))
+		i--
+		dAtA[i] = 0x38
+	}
 	if m.Epoch != nil {
 		if vtmsg, ok := interface{}(m.Epoch).(interface {
 			MarshalToSizedBufferVT([]byte) (int, error)
@@ -939,6 +944,9 @@ func (m *Lane) SizeVT() (n int) {
 			l = proto.Size(m.Epoch)
 		}
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
+	if m.Replays != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.Replays))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -1825,6 +1833,25 @@ func (m *Lane) UnmarshalVT(dAtA []byte) error {
 				}
 			}
 			iNdEx = postIndex
+		case 7:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Replays", wireType)
+			}
+			m.Replays = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Replays |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -3680,6 +3707,25 @@ func (m *Lane) UnmarshalVTUnsafe(dAtA []byte) error {
 				}
 			}
 			iNdEx = postIndex
+		case 7:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Replays", wireType)
+			}
+			m.Replays = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Replays |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
