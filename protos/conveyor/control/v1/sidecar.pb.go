@@ -981,8 +981,8 @@ type Peer struct {
 	SidecarId string    `protobuf:"bytes,4,opt,name=sidecar_id,json=sidecarId,proto3" json:"sidecar_id,omitempty"`
 	Address   string    `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
 	Epoch     *v1.Epoch `protobuf:"bytes,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	// completed: the stage has completed in this generation and runs nowhere any more. From there nothing will come, and there nothing
-	// needs to go.
+	// completed: the stage has ended for good in this generation, completed or drained, and runs nowhere any more. From there nothing
+	// will come, and there nothing needs to go.
 	Completed     bool `protobuf:"varint,7,opt,name=completed,proto3" json:"completed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
