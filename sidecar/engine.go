@@ -2,7 +2,6 @@ package sidecar
 
 import (
 	"context"
-	"log/slog"
 
 	"google.golang.org/grpc"
 
@@ -21,17 +20,4 @@ type dataPlane interface {
 	Close() error
 }
 
-// engineConfig is what a dataPlane is made of.
-type engineConfig struct {
-	id          string
-	control     *control.Session
-	dialPeer    func(target string) (*grpc.ClientConn, error)
-	dialService func(target string) (*grpc.ClientConn, error)
-	logger      *slog.Logger
-}
-
-func newEngine(cfg engineConfig) (dataPlane, error) {
-	return engine.New(engine.Config{
-		SidecarID: cfg.id, Control: cfg.control, DialPeer: cfg.dialPeer, DialService: cfg.dialService, Logger: cfg.logger,
-	}), nil
-}
+func newEngine(cfg engine.Config) dataPlane { return engine.New(cfg) }

@@ -20,6 +20,7 @@ import (
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	"github.com/conveyor-etl/conveyor/sidecar/internal/control"
 	"github.com/conveyor-etl/conveyor/sidecar/internal/discovery"
+	"github.com/conveyor-etl/conveyor/sidecar/internal/engine"
 	"github.com/conveyor-etl/conveyor/sidecar/internal/statefile"
 )
 
@@ -50,7 +51,7 @@ type Sidecar struct {
 	scanner *discovery.Scanner
 	looked  chan struct{} // closed when discovery has looked for the first time
 
-	newEngine func(engineConfig) (dataPlane, error)
+	newEngine func(engine.Config) dataPlane // another one in tests
 }
 
 // New checks the configuration and opens the ports, so that Addr is known before Run. It reads and writes no files: Run does. A nil logger
@@ -151,7 +152,7 @@ func (s *Sidecar) dialRouters(ctx context.Context) (err error) {
 	return err
 }
 
-func (s *Sidecar) startEngine(context.Context) (err error) {
+func (s *Sidecar) startEngine(context.Context) error {
 	h := thisHost()
 	s.session = control.New(control.Config{
 		SidecarID:     s.state.State().SidecarID,
@@ -165,17 +166,15 @@ func (s *Sidecar) startEngine(context.Context) (err error) {
 		Applied:       func() { close(s.ready) },
 		Logger:        s.log,
 	})
-	s.engine, err = s.newEngine(engineConfig{
-		id:          s.state.State().SidecarID,
-		control:     s.session,
-		dialPeer:    s.dialPeer,
-		dialService: s.dialService,
-		logger:      s.log,
+	s.engine = s.newEngine(engine.Config{
+		SidecarID:   s.state.State().SidecarID,
+		Control:     s.session,
+		DialPeer:    s.dialPeer,
+		DialService: s.dialService,
+		Logger:      s.log,
 	})
-	if err == nil {
-		s.meter.observe(s.session, s.engine)
-	}
-	return err
+	s.meter.observe(s.session, s.engine)
+	return nil
 }
 
 func (s *Sidecar) prepareServer(context.Context) error {

@@ -274,14 +274,21 @@ func TestSession_ServesTheEngineAcrossSessions(t *testing.T) {
 	}
 	var letters []*controlv1.Letter
 	for range 5 {
-		letters = append(letters, &controlv1.Letter{Namespace: "default", Pipeline: "p"})
+		// A service need not care what a text may hold.
+		letters = append(letters, &controlv1.Letter{
+			Namespace: "default", Pipeline: "p", Message: "bad byte \xff",
+			Record: &conveyorv1.Record{Headers: []*conveyorv1.Header{{Name: "\xfe", Value: []byte("\xff")}}},
+		})
 	}
 	stored, err := s.StoreDeadLetters(t.Context(), letters)
 	if err != nil || len(stored) != 5 || stored[4].GetId() != 5 {
 		t.Fatalf("got %v, %v", stored, err)
 	}
+	if got := letters[0].GetMessage(); got != "bad byte \xff" {
+		t.Errorf("the caller's letter was changed: %q", got)
+	}
 	read, err := s.ReadLetters(t.Context(), "default", "p", 2, 2)
-	if err != nil || len(read) != 2 || read[0].GetId() != 3 {
+	if err != nil || len(read) != 2 || read[0].GetId() != 3 || read[0].GetMessage() != "bad byte \uFFFD" || string(read[0].GetRecord().GetHeaders()[0].GetValue()) != "\xff" {
 		t.Fatalf("got %v, %v", read, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -32,7 +32,9 @@ func (s *Session) ReportCheckpoints(ctx context.Context, checkpoints []*controlv
 }
 
 // StoreDeadLetters stores letters durably and returns the place of each, in order. Letters that the store has already are duplicates.
+// Texts in a letter that are not UTF-8 are mended.
 func (s *Session) StoreDeadLetters(ctx context.Context, letters []*controlv1.Letter) ([]*controlv1.StoredLetter, error) {
+	letters = cleanAll(letters)
 	var stored []*controlv1.StoredLetter
 	err := s.under(ctx, func(session *controlv1.Session) (err error) {
 		stored, err = s.client.StoreDeadLetters(ctx, session, letters)

@@ -162,13 +162,12 @@ func (s *Session) Deregister(ctx context.Context, engine Engine) error {
 	}
 	revision, _ := s.effective()
 	stages, lanes := engine.Reports()
-	err := s.client.Heartbeat(ctx, &controlv1.HeartbeatRequest{Session: session, Stages: stages, Lanes: lanes})
-	if ended := engine.Ended(); err == nil && len(ended) > 0 {
-		err = s.client.AcknowledgeAssignments(ctx, &controlv1.AcknowledgeAssignmentsRequest{Session: session, Revision: revision, Ended: ended})
+	// What went on last is worth a try, but the farewell does not depend on it.
+	err := s.client.Heartbeat(ctx, &controlv1.HeartbeatRequest{Session: session, Stages: cleanAll(stages), Lanes: cleanAll(lanes)})
+	if ended := engine.Ended(); len(ended) > 0 {
+		err = errors.Join(err, s.client.AcknowledgeAssignments(ctx, &controlv1.AcknowledgeAssignmentsRequest{Session: session, Revision: revision, Ended: ended}))
 	}
-	if err == nil {
-		err = s.client.Deregister(ctx, session)
-	}
+	err = errors.Join(err, s.client.Deregister(ctx, session))
 	s.end(session, errDeregistered)
 	if errors.Is(err, client.ErrSessionEnded) {
 		return nil

@@ -26,7 +26,7 @@ func (w *work) heartbeats(ctx context.Context, every, ttl time.Duration) {
 	for {
 		stages, lanes := w.engine.Reports()
 		try, cancel := context.WithTimeout(ctx, max(ttl/2, every))
-		err := w.client.Heartbeat(try, &controlv1.HeartbeatRequest{Session: w.session, Stages: stages, Lanes: lanes})
+		err := w.client.Heartbeat(try, &controlv1.HeartbeatRequest{Session: w.session, Stages: cleanAll(stages), Lanes: cleanAll(lanes)})
 		cancel()
 		if ctx.Err() != nil {
 			return

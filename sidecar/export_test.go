@@ -1,0 +1,13 @@
+package sidecar
+
+import (
+	"github.com/conveyor-etl/conveyor/sidecar/internal/engine"
+)
+
+// DataPlane is the part that moves records, for tests that look at how it is driven.
+type DataPlane = dataPlane
+
+// UseEngine makes the sidecar run another engine than its own; it is given the session.
+func (s *Sidecar) UseEngine(make func(engine.Control) DataPlane) {
+	s.newEngine = func(cfg engine.Config) dataPlane { return make(cfg.Control) }
+}
