@@ -222,6 +222,9 @@ func (d *Dispatcher) InFlight() int { return d.total }
 // Retries returns how many tries beyond the first there were.
 func (d *Dispatcher) Retries() uint64 { return d.retries }
 
+// Sent returns the sequence of the last request.
+func (d *Dispatcher) Sent() uint64 { return d.next - 1 }
+
 // Waiting returns how many keys wait for a failed record.
 func (d *Dispatcher) Waiting() int { return d.nlines }
 

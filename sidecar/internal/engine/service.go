@@ -31,6 +31,8 @@ type service struct {
 	port port
 	d    *dispatch.Dispatcher
 	held atomic.Int64 // records in the dispatcher
+	// before is the last request sent before the current stream, on which requests count from 1.
+	before uint64
 
 	mu     sync.Mutex
 	buried []*dispatch.Item
@@ -149,6 +151,7 @@ func (w *service) session(ctx context.Context) (completed bool, err error) {
 		}
 	}
 	w.s.setOpen(true)
+	w.before = w.d.Sent()
 	wg.Go(func() {
 		if err := w.send(ctx, stream, out); err != nil {
 			cancel(err)
@@ -190,7 +193,12 @@ func (w *service) describe(ctx context.Context, conn *grpc.ClientConn) (*conveyo
 func (w *service) receive(ctx context.Context, stream grpc.ClientStream, answers chan<- *answer) error {
 	for {
 		m := &wire.Message{Head: w.port.response()}
-		if err := stream.RecvMsg(m); err != nil {
+		// Only what passes records on answers with a batch.
+		var into any = m.Head
+		if w.port.passesOn() {
+			into = m
+		}
+		if err := stream.RecvMsg(into); err != nil {
 			if errors.Is(err, io.EOF) {
 				return errors.New("it ended the stream")
 			}
@@ -245,7 +253,7 @@ func (w *service) loop(ctx context.Context, out chan<- *wire.Message, answers <-
 			if r == nil {
 				break
 			}
-			out <- &wire.Message{Head: w.port.request(r.Sequence), Batch: requestBatch(r)}
+			out <- &wire.Message{Head: w.port.request(r.Sequence - w.before), Batch: requestBatch(r)}
 		}
 		w.held.Store(int64(w.d.InFlight()))
 		w.s.retries.Store(w.d.Retries())
@@ -281,7 +289,7 @@ func (w *service) loop(ctx context.Context, out chan<- *wire.Message, answers <-
 				}
 				return true, nil
 			}
-			steps, err := w.d.Answer(a.sequence, a.results, a, time.Now())
+			steps, err := w.d.Answer(a.sequence+w.before, a.results, a, time.Now())
 			if err != nil {
 				return false, err
 			}
