@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
 	conveyorv1 "github.com/conveyor-etl/conveyor/protos/conveyor/v1"
@@ -23,11 +24,15 @@ type Conn struct {
 	conn *grpc.ClientConn
 }
 
-// Dial connects to a service that listens at addr without TLS.
+// Dial connects to a service that listens at addr without TLS. The service may still be starting: streams wait for it.
 func Dial(t testing.TB, addr string) *Conn {
 	t.Helper()
 	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(8<<20)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(8<<20), grpc.WaitForReady(true)),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.5, MaxDelay: time.Second},
+			MinConnectTimeout: time.Second,
+		}))
 	if err != nil {
 		t.Fatalf("dial %s: %v", addr, err)
 	}

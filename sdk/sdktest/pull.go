@@ -44,6 +44,7 @@ type Pull struct {
 func (c *Conn) OpenSource(t testing.TB, o Open) (*Pull, error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
+	timer := time.AfterFunc(Patience, cancel)
 	stream, err := conveyorv1.NewSourceServiceClient(c.conn).Pull(ctx)
 	if err != nil {
 		cancel()
@@ -53,7 +54,6 @@ func (c *Conn) OpenSource(t testing.TB, o Open) (*Pull, error) {
 	p.send(&conveyorv1.PullRequest{Request: &conveyorv1.PullRequest_Open{Open: &conveyorv1.PullOpen{
 		Opening: o.Opening(), Partition: o.Partition, Position: o.Position,
 	}}})
-	timer := time.AfterFunc(Patience, cancel)
 	first, err := stream.Recv()
 	if err != nil {
 		cancel()

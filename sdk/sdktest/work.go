@@ -137,14 +137,14 @@ func (c *Conn) OpenTransform(t testing.TB, o Open) (*Process, error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
+	timer := time.AfterFunc(Patience, cancel)
+	defer timer.Stop()
 	st, err := conveyorv1.NewTransformServiceClient(c.conn).Process(ctx)
 	if err != nil {
 		return nil, err
 	}
 	p := &Process{stream[conveyorv1.ProcessRequest, conveyorv1.ProcessResponse]{t, st, cancel, 0, map[uint64]int{}, map[uint64][]Answer{}}}
 	p.sendOrFail(&conveyorv1.ProcessRequest{Request: &conveyorv1.ProcessRequest_Open{Open: o.Opening()}})
-	timer := time.AfterFunc(Patience, cancel)
-	defer timer.Stop()
 	if r, err := st.Recv(); err != nil {
 		return nil, err
 	} else if r.GetOpened() == nil {
@@ -239,14 +239,14 @@ func (c *Conn) OpenSink(t testing.TB, o Open) (*Write, error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
+	timer := time.AfterFunc(Patience, cancel)
+	defer timer.Stop()
 	st, err := conveyorv1.NewSinkServiceClient(c.conn).Write(ctx)
 	if err != nil {
 		return nil, err
 	}
 	w := &Write{stream[conveyorv1.WriteRequest, conveyorv1.WriteResponse]{t, st, cancel, 0, map[uint64]int{}, map[uint64][]Answer{}}}
 	w.sendOrFail(&conveyorv1.WriteRequest{Request: &conveyorv1.WriteRequest_Open{Open: o.Opening()}})
-	timer := time.AfterFunc(Patience, cancel)
-	defer timer.Stop()
 	if r, err := st.Recv(); err != nil {
 		return nil, err
 	} else if r.GetOpened() == nil {

@@ -11,6 +11,37 @@ import (
 
 var errQuotes = errors.New("a quote in a place where CSV has none")
 
+// csvState is where in a CSV record one is.
+type csvState int
+
+const (
+	csvStart   csvState = iota // of a value
+	csvPlain                   // in a value without quotes
+	csvQuoted                  // within quotes
+	csvClosing                 // behind a quote within quotes, which ends the value or is doubled
+)
+
+// after returns the state behind part. A quote opens only at the start of a value, so a stray one spoils no more than its own line.
+func (s csvState) after(part []byte) csvState {
+	if s != csvQuoted && s != csvClosing && bytes.IndexByte(part, '"') < 0 && bytes.HasSuffix(part, []byte("\n")) {
+		return csvPlain
+	}
+	for _, c := range part {
+		switch {
+		case s == csvQuoted && c == '"':
+			s = csvClosing
+		case s == csvQuoted:
+		case c == ',':
+			s = csvStart
+		case c == '"' && (s == csvStart || s == csvClosing):
+			s = csvQuoted
+		default:
+			s = csvPlain
+		}
+	}
+	return s
+}
+
 // splitCSV appends the values of one CSV record to values. They alias record or scratch, which it returns grown.
 func splitCSV(values [][]byte, scratch, record []byte) (out [][]byte, grown []byte, err error) {
 	for at := 0; ; {

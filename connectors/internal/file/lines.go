@@ -56,7 +56,7 @@ type splitter struct {
 
 	start    int64
 	text     []byte // of the unit in the making
-	odd      bool   // an odd number of quotes in it
+	state    csvState
 	long     *longUnit
 	pendingR bool // a CR that belongs to long unless LF follows
 }
@@ -70,7 +70,7 @@ func (s *splitter) next() (unit, error) {
 	for {
 		part, err := s.in.ReadSlice('\n')
 		s.offset += int64(len(part))
-		if err == nil && s.long == nil && len(s.text) == 0 && len(part) <= s.max && !s.splits(part) {
+		if err == nil && s.long == nil && len(s.text) == 0 && len(part) <= s.max && !(s.quotes && s.state.after(part) == csvQuoted) {
 			u := unit{text: trimEnd(part), start: s.start, end: s.offset, closed: true}
 			s.start = s.offset
 			return u, nil
@@ -78,7 +78,7 @@ func (s *splitter) next() (unit, error) {
 		s.take(part)
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
-		case err == nil && s.quotes && s.odd && s.long == nil:
+		case err == nil && s.state == csvQuoted && s.long == nil:
 		case err == nil:
 			return s.finish(true), nil
 		case errors.Is(err, io.EOF) && s.offset > s.start:
@@ -89,14 +89,9 @@ func (s *splitter) next() (unit, error) {
 	}
 }
 
-// splits reports whether a line ends within quotes, when that matters.
-func (s *splitter) splits(part []byte) bool {
-	return s.quotes && bytes.Count(part, []byte(`"`))%2 == 1
-}
-
 func (s *splitter) take(part []byte) {
-	if s.splits(part) {
-		s.odd = !s.odd
+	if s.quotes {
+		s.state = s.state.after(part)
 	}
 	switch {
 	case s.long != nil:
@@ -145,7 +140,7 @@ func (s *splitter) finish(closed bool) unit {
 	if u.long != nil {
 		u.text = nil
 	}
-	s.start, s.text, s.odd, s.long, s.pendingR = s.offset, s.text[:0], false, nil, false
+	s.start, s.text, s.state, s.long, s.pendingR = s.offset, s.text[:0], csvStart, nil, false
 	return u
 }
 
