@@ -55,7 +55,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	defer stop()
 	s, err := router.New(cfg, log)
 	if err == nil {
-		log.Info("router starting", "version", version.String(), "address", s.Addr(), "ops", s.OpsAddr(), "data", cfg.DataDir)
+		log.Info("router starting", "version", version.String(), "address", s.Addr().String(), "ops", s.OpsAddr().String(), "data", cfg.DataDir)
 		err = s.Run(ctx)
 	}
 	if err != nil {

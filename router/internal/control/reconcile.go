@@ -187,7 +187,7 @@ func (c *Controller) toPlace(ctx context.Context, view *state.View) []placement.
 		}
 		pp := placement.Pipeline{Name: name}
 		for _, st := range p.GetPlan().GetStages() {
-			if slices.Contains(p.GetCompletedStages(), st.GetName()) {
+			if state.Ended(p, st.GetName()) {
 				continue
 			}
 			s := placement.Stage{Name: st.GetName(), Need: need(topology.Spec(st))}

@@ -33,7 +33,7 @@ func (m *Machine) assignOne(index uint64, c *statepb.AssignChange) bool {
 	if _, r := m.session(c.GetSidecarId(), c.GetSessionEpoch()); r != nil {
 		return false
 	}
-	if p.GetCompleted() || slices.Contains(p.GetCompletedStages(), key.Stage) {
+	if p.GetCompleted() || Ended(p, key.Stage) {
 		return false
 	}
 	// A pipeline that drains may have a lost stage made good, so that the others can finish; one that has drained is not begun again by a late command.
@@ -69,10 +69,12 @@ func (m *Machine) endAssignments(c *statepb.EndAssignments) *Rejection {
 			continue
 		}
 		delete(m.assignments, key)
+		p = proto.CloneOf(p)
+		m.pipelines[key.Pipeline] = p
 		if e.GetCompleted() {
-			p = proto.CloneOf(p)
 			complete(p, key.Stage)
-			m.pipelines[key.Pipeline] = p
+		} else if p.GetDraining() {
+			p.DrainedStages = append(p.DrainedStages, key.Stage)
 		}
 		m.settle(key.Pipeline)
 	}

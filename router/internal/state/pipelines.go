@@ -93,7 +93,7 @@ func (m *Machine) settle(name string) {
 	}
 	p = proto.CloneOf(p)
 	m.pipelines[name] = p
-	p.Draining = false
+	p.Draining, p.DrainedStages = false, nil
 	switch {
 	case p.GetBeginAnew():
 		delete(m.lanes, name)
@@ -125,4 +125,9 @@ func complete(p *statepb.Pipeline, stage string) {
 		}
 	}
 	p.Completed = true
+}
+
+// Ended reports whether a stage of the present generation runs nowhere and will not again: it has completed, or was drained.
+func Ended(p *statepb.Pipeline, stage string) bool {
+	return slices.Contains(p.GetCompletedStages(), stage) || slices.Contains(p.GetDrainedStages(), stage)
 }

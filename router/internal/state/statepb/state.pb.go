@@ -1796,8 +1796,10 @@ type Pipeline struct {
 	Completed bool `protobuf:"varint,10,opt,name=completed,proto3" json:"completed,omitempty"`
 	// completed_stages of this generation, in the order of their ends.
 	CompletedStages []string `protobuf:"bytes,11,rep,name=completed_stages,json=completedStages,proto3" json:"completed_stages,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// drained_stages have ended in the present draining; they are not made good.
+	DrainedStages []string `protobuf:"bytes,12,rep,name=drained_stages,json=drainedStages,proto3" json:"drained_stages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Pipeline) Reset() {
@@ -1903,6 +1905,13 @@ func (x *Pipeline) GetCompleted() bool {
 func (x *Pipeline) GetCompletedStages() []string {
 	if x != nil {
 		return x.CompletedStages
+	}
+	return nil
+}
+
+func (x *Pipeline) GetDrainedStages() []string {
+	if x != nil {
+		return x.DrainedStages
 	}
 	return nil
 }
@@ -2541,7 +2550,7 @@ const file_state_proto_rawDesc = "" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
 	"\x04when\x18\x03 \x01(\tR\x04when\x12\x1f\n" +
 	"\vbest_effort\x18\x04 \x01(\bR\n" +
-	"bestEffort\"\xdf\x02\n" +
+	"bestEffort\"\x86\x03\n" +
 	"\bPipeline\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x1e\n" +
@@ -2558,7 +2567,8 @@ const file_state_proto_rawDesc = "" +
 	"\bassigned\x18\t \x01(\bR\bassigned\x12\x1c\n" +
 	"\tcompleted\x18\n" +
 	" \x01(\bR\tcompleted\x12)\n" +
-	"\x10completed_stages\x18\v \x03(\tR\x0fcompletedStages\"\xec\x01\n" +
+	"\x10completed_stages\x18\v \x03(\tR\x0fcompletedStages\x12%\n" +
+	"\x0edrained_stages\x18\f \x03(\tR\rdrainedStages\"\xec\x01\n" +
 	"\n" +
 	"Assignment\x12\x1a\n" +
 	"\bpipeline\x18\x01 \x01(\tR\bpipeline\x12\x14\n" +

@@ -1,0 +1,3 @@
+package router_test
+
+func child(string) int { return 1 }
