@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -96,49 +97,64 @@ func (s source) imports() []string {
 	return out
 }
 
-// sources parses every Go file of every module, under every build tag.
+var parsed struct {
+	once  sync.Once
+	files []source
+	err   error
+}
+
+// sources returns every Go file of every module, under every build tag. They are parsed once and not to be changed.
 func sources(t *testing.T) []source {
 	t.Helper()
-	var out []source
-	for _, m := range table(t) {
-		base := filepath.Join(root(t), m.name)
-		err := filepath.WalkDir(base, func(p string, d os.DirEntry, err error) error {
-			if err != nil {
-				return err
+	modules := table(t)
+	parsed.once.Do(func() {
+		for _, m := range modules {
+			if err := parseModule(root(t), m.name); err != nil {
+				parsed.err = err
+				return
 			}
-			if d.IsDir() {
-				if d.Name() == "testdata" || strings.HasPrefix(d.Name(), "_") || strings.HasPrefix(d.Name(), ".") {
-					return filepath.SkipDir
-				}
-				return nil
-			}
-			if !strings.HasSuffix(p, ".go") {
-				return nil
-			}
-			content, err := os.ReadFile(p)
-			if err != nil {
-				return err
-			}
-			positions := token.NewFileSet()
-			file, err := parser.ParseFile(positions, p, content, parser.ParseComments|parser.SkipObjectResolution)
-			if err != nil {
-				return err
-			}
-			rel, err := filepath.Rel(root(t), p)
-			if err != nil {
-				return err
-			}
-			out = append(out, source{
-				path: filepath.ToSlash(rel), module: m.name, test: strings.HasSuffix(p, "_test.go"),
-				generated: ast.IsGenerated(file), lines: bytes.Count(content, []byte{'\n'}), file: file, positions: positions,
-			})
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
 		}
+	})
+	if parsed.err != nil {
+		t.Fatal(parsed.err)
 	}
-	return out
+	return parsed.files
+}
+
+// parseModule adds the files of one module to parsed.
+func parseModule(root, name string) error {
+	return filepath.WalkDir(filepath.Join(root, name), func(p string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if d.Name() == "testdata" || strings.HasPrefix(d.Name(), "_") || strings.HasPrefix(d.Name(), ".") {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(p, ".go") {
+			return nil
+		}
+		content, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		positions := token.NewFileSet()
+		file, err := parser.ParseFile(positions, p, content, parser.ParseComments|parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, p)
+		if err != nil {
+			return err
+		}
+		parsed.files = append(parsed.files, source{
+			path: filepath.ToSlash(rel), module: name, test: strings.HasSuffix(p, "_test.go"),
+			generated: ast.IsGenerated(file), lines: bytes.Count(content, []byte{'\n'}), file: file, positions: positions,
+		})
+		return nil
+	})
 }
 
 // tracked returns the files that git tracks, below the root.
