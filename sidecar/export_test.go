@@ -8,6 +8,6 @@ import (
 type DataPlane = dataPlane
 
 // UseEngine makes the sidecar run another engine than its own; it is given the session.
-func (s *Sidecar) UseEngine(make func(engine.Control) DataPlane) {
-	s.newEngine = func(cfg engine.Config) dataPlane { return make(cfg.Control) }
+func (s *Sidecar) UseEngine(build func(engine.Control) DataPlane) {
+	s.newEngine = func(cfg engine.Config) dataPlane { return build(cfg.Control) }
 }

@@ -29,18 +29,18 @@ func (s *Session) Run(ctx context.Context, engine Engine) error {
 	var again backoff
 	for {
 		resp, edition, err := s.register(ctx)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
+		switch {
+		case ctx.Err() != nil:
+			return nil //nolint:nilerr // a stop that was asked for
+		case err != nil:
 			return err
 		}
 		born := time.Now()
-		err = s.hold(ctx, resp, edition, engine)
+		ended := s.hold(ctx, resp, edition, engine)
 		if ctx.Err() != nil {
 			return nil
 		}
-		s.log.Warn("session ended, registering again", "sidecar", s.cfg.SidecarID, "err", err)
+		s.log.Warn("session ended, registering again", "sidecar", s.cfg.SidecarID, "err", ended)
 		if time.Since(born) >= shortLife {
 			again.reset()
 		} else if again.round > 1 {

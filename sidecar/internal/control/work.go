@@ -39,15 +39,23 @@ func (w *work) heartbeats(ctx context.Context, every, ttl time.Duration) {
 			w.log.Info("heartbeats are answered again", "sidecar", w.cfg.SidecarID)
 		}
 		silent = err != nil
-		if !sleep(ctx, min(beatSpacing, every)) {
+		if !sleep(ctx, min(beatSpacing, every)) || !w.rest(ctx, every-beatSpacing) {
 			return
 		}
-		select {
-		case <-time.After(max(every-beatSpacing, 0)):
-		case <-w.beat:
-		case <-ctx.Done():
-			return
-		}
+	}
+}
+
+// rest waits until it is time for a heartbeat, or there is something to tell.
+func (w *work) rest(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-w.beat:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -81,7 +81,8 @@ func Start(t testing.TB) *Router {
 // Serve starts the router again after Stop, at Address or another one.
 func (r *Router) Serve(t testing.TB, address string) {
 	t.Helper()
-	lis, err := net.Listen("tcp", address)
+	var lc net.ListenConfig
+	lis, err := lc.Listen(t.Context(), "tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
