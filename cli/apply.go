@@ -30,8 +30,8 @@ func (a *app) applyCommand() *cobra.Command {
 		Use:     "apply -f FILE|DIR|-",
 		GroupID: groupServer,
 		Short:   "Create or change what manifests describe, all or nothing",
-		Long: `Create or change what manifests describe, all or nothing. A changed pipeline finishes
-what is in flight and goes on where it was.`,
+		Long: `Create or change what manifests describe, all or nothing. A changed pipeline
+finishes what is in flight and goes on where it was.`,
 		Example: `  conveyor apply -f pipelines/
   conveyor apply -f pipelines/ --dry-run
   cat pipeline.yaml | conveyor apply -f -`,

@@ -34,6 +34,9 @@ func Run(ctx context.Context, env Env, args []string) int {
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
+	if err := unknownCommand(root, args); err != nil {
+		return a.report(ctx, err)
+	}
 	return a.report(ctx, root.ExecuteContext(ctx))
 }
 

@@ -21,7 +21,7 @@ func (a *app) describeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "describe TYPE [NAME...]",
 		GroupID: groupServer,
-		Short:   "Show everything about objects: stages, what each waits for, lanes, conditions",
+		Short:   "Show what an object does, and what it waits for",
 		Example: `  conveyor describe pipeline orders
   conveyor describe sidecars`,
 		Args: cobra.ArbitraryArgs,

@@ -17,6 +17,7 @@ import (
 	"github.com/conveyor-etl/conveyor/cli/internal/demo"
 	"github.com/conveyor-etl/conveyor/cli/internal/embed"
 	"github.com/conveyor-etl/conveyor/cli/internal/output"
+	"github.com/conveyor-etl/conveyor/cli/internal/view"
 	"github.com/conveyor-etl/conveyor/client"
 	"github.com/conveyor-etl/conveyor/dsl"
 	"github.com/conveyor-etl/conveyor/internal/version"
@@ -57,8 +58,9 @@ func (a *app) devCommand() *cobra.Command {
 		Use:     "dev",
 		GroupID: groupHere,
 		Short:   "Run everything in one process, to try and to develop",
-		Long: `Run a router, a sidecar and all connectors in one process, with a demo pipeline unless -f or
---no-demo is given. Other commands work against it. Not for production.
+		Long: `Run a router, a sidecar and all connectors in one process, with a demo pipeline
+unless -f or --no-demo is given. Other commands work against it. Not for
+production.
 
 The first Ctrl-C finishes what is in flight, the second ends at once.`,
 		Example: `  conveyor dev
@@ -240,6 +242,11 @@ func (a *app) devSummary(ctx context.Context, c *client.Client) error {
 	if err != nil || len(objects) == 0 {
 		return err
 	}
-	header, rows := tableOf(dsl.KindPipeline, objects, false, true, false)
-	return output.Table(a.env.Stderr, header, rows)
+	var rows [][]string
+	for _, o := range objects {
+		if s, ok := o.Status.(*view.PipelineStatus); ok {
+			rows = append(rows, append([]string{view.Ref(o.Metadata.Namespace, o.Metadata.Name, dsl.DefaultNamespace)}, countCells(s.Counts)...))
+		}
+	}
+	return output.Table(a.env.Stderr, append([]string{"PIPELINE"}, countColumns...), rows)
 }

@@ -22,8 +22,8 @@ func (a *app) dlqCommand() *cobra.Command {
 		GroupID: groupServer,
 		Short:   "Look at dead letters, replay or discard them",
 		Long: `Dead letters are records that failed for good, kept with the error and everything
-needed to try again. The commands work on a server, or with --data on the directory of a
-finished run.`,
+needed to try again. The commands work on a server, or with --data on the
+directory of a finished run.`,
 		Example: `  conveyor dlq ls
   conveyor dlq ls --data ./.conveyor`,
 		Args: groupArgs,

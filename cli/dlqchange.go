@@ -44,9 +44,9 @@ func (a *app) dlqReplayCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "replay ID... | -p PIPELINE | --all",
 		Short: "Put the records of dead letters back into the stages at which they failed",
-		Long: `Put the records of dead letters back into the stages at which they failed. A letter goes
-only when its record has settled; a record that fails again has a new letter. With --data
-the pipelines of -f are run here for as long as that takes.`,
+		Long: `Put the records of dead letters back into the stages at which they failed. A
+letter goes only when its record has settled; a record that fails again has a
+new letter. With --data the pipelines of -f run here for as long as that takes.`,
 		Example: `  conveyor dlq replay 7 8
   conveyor dlq replay -p orders
   conveyor dlq replay --all --data ./.conveyor -f pipelines/`,

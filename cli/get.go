@@ -25,8 +25,8 @@ func (a *app) getCommand() *cobra.Command {
 		Use:     "get TYPE [NAME...]",
 		GroupID: groupServer,
 		Short:   "List pipelines, sources, transforms, sinks and sidecars",
-		Long: `List objects of a type, or some of them by name. The types are pipelines (pl), sources
-(src), transforms (tf), sinks (sk), sidecars (sc), or all.`,
+		Long: `List objects of a type, or some of them by name. The types are pipelines (pl),
+sources (src), transforms (tf), sinks (sk), sidecars (sc), or all.`,
 		Example: `  conveyor get pipelines
   conveyor get sources --all-namespaces
   conveyor get pipeline/orders -o yaml

@@ -24,8 +24,8 @@ func (a *app) graphCommand() *cobra.Command {
 		Use:     "graph -f FILE|DIR|-",
 		GroupID: groupFiles,
 		Short:   "Draw the pipelines of manifests",
-		Long: `Draw the pipelines of manifests, without a server: as text, for Graphviz (dot), or
-as a Mermaid flowchart.`,
+		Long: `Draw the pipelines of manifests, without a server: as text, for Graphviz (dot),
+or as a Mermaid flowchart.`,
 		Example: `  conveyor graph -f pipelines/
   conveyor graph -f pipelines/ --format dot | dot -Tpng -o pipelines.png
   conveyor graph -f pipelines/ --format mermaid`,

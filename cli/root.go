@@ -14,8 +14,8 @@ func (a *app) root() *cobra.Command {
 		Short: "Build, run and look after data pipelines",
 		Long: `Conveyor moves records through pipelines of sources, transforms and sinks.
 
-Exit codes: 0 done, 1 failed or not found, 2 wrong usage or invalid manifests, 3 no server
-or service answered, 4 not permitted, 130 interrupted.
+Exit codes: 0 done, 1 failed or not found, 2 wrong usage or invalid manifests,
+3 no server or service answered, 4 not permitted, 130 interrupted.
 Environment: CONVEYOR_SERVER (as --server), NO_COLOR.`,
 		Example: `  conveyor dev                          # try it: everything in one process, with a demo
   conveyor validate -f pipelines/       # check manifests without a server
@@ -33,7 +33,8 @@ Environment: CONVEYOR_SERVER (as --server), NO_COLOR.`,
 		&cobra.Group{ID: groupFiles, Title: "Work on manifests:"},
 		&cobra.Group{ID: groupServer, Title: "Use a server:"},
 	)
-	root.SetHelpCommandGroupID("")
+	// Help fits into 80 columns, flags included.
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "Flags.FlagUsages ", "Flags.FlagUsagesWrapped 80 "))
 	root.AddCommand(
 		a.devCommand(), a.runCommand(),
 		a.validateCommand(), a.graphCommand(),
@@ -60,6 +61,17 @@ func groupArgs(cmd *cobra.Command, args []string) error {
 		err.fix = fmt.Sprintf("did you mean `%s %s`?", cmd.CommandPath(), near[0])
 	}
 	return err
+}
+
+// unknownCommand finds a misspelt command before its flags are complained about.
+func unknownCommand(root *cobra.Command, args []string) error {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	cmd, rest, err := root.Find(args)
+	if err != nil || !cmd.HasSubCommands() || len(rest) == 0 || strings.HasPrefix(rest[0], "-") || strings.HasPrefix(rest[0], "__complete") {
+		return nil
+	}
+	return groupArgs(cmd, rest)
 }
 
 func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }

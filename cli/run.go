@@ -41,14 +41,15 @@ func (a *app) runCommand() *cobra.Command {
 		Use:     "run -f FILE|DIR|-",
 		GroupID: groupHere,
 		Short:   "Run the pipelines of manifests here, until their sources end",
-		Long: `Run the pipelines of manifests in this process until their sources are exhausted and every
-record is settled: written, filtered, or in the dead letters. The state is kept, so that
-the next run goes on where this one stopped, also after a crash.
+		Long: `Run the pipelines of manifests in this process until their sources are exhausted
+and every record is settled: written, filtered, or in the dead letters. The state
+is kept, so that the next run goes on where this one stopped, also after a crash.
 
-The first Ctrl-C finishes what is in flight (exit code 130), the second ends at once.`,
+The first Ctrl-C finishes what is in flight (exit code 130), the second ends at
+once.`,
 		Example: `  conveyor run -f pipelines/
-  conveyor run -f pipelines/ --from-start -o json
-  conveyor dlq ls --data ./.conveyor    # afterwards: what failed`,
+  conveyor run -f pipelines/ --data ./state --fail-on-dead
+  conveyor run -f pipelines/ --from-start -o json`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.run(cmd, &f) },
 	}

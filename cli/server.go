@@ -71,6 +71,6 @@ func (f *namespaceFlags) wanted() string {
 }
 
 func addOutput(cmd *cobra.Command, f *output.Format) {
-	cmd.Flags().VarP(f, "output", "o", "how to print: "+output.Formats)
+	cmd.Flags().VarP(f, "output", "o", "table, wide, json, yaml, name or jsonpath=TEMPLATE")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "wide", "json", "yaml", "name", "jsonpath="}, cobra.ShellCompDirectiveNoFileComp))
 }

@@ -173,14 +173,20 @@ func (a *app) printSummary(w *watch, f *runFlags) error {
 		return f.format.Print(a.env.Stdout, s, names)
 	}
 	var rows [][]string
-	for _, p := range s.Pipelines {
-		rows = append(rows, []string{
-			p.Name, p.Phase, fmt.Sprint(p.Read), fmt.Sprint(p.Written), fmt.Sprint(p.Filtered), fmt.Sprint(p.DeadLettered), fmt.Sprint(p.Unrouted), fmt.Sprint(p.Shed),
-		})
+	for i, p := range s.Pipelines {
+		rows = append(rows, append([]string{p.Name, p.Phase}, countCells(w.pipelines[i].counts)...))
 	}
 	dst := a.env.Stdout
 	if w.runner.writesToStdout() {
 		dst = a.env.Stderr
 	}
-	return output.Table(dst, []string{"PIPELINE", "PHASE", "READ", "WRITTEN", "FILTERED", "DEAD", "UNROUTED", "SHED"}, rows)
+	return output.Table(dst, append([]string{"PIPELINE", "PHASE"}, countColumns...), rows)
+}
+
+var countColumns = []string{"READ", "WRITTEN", "FILTERED", "DEAD", "UNROUTED", "SHED"}
+
+func countCells(c view.Counts) []string {
+	return []string{
+		fmt.Sprint(c.Read), fmt.Sprint(c.Written), fmt.Sprint(c.Filtered), fmt.Sprint(c.DeadLettered), fmt.Sprint(c.Unrouted), fmt.Sprint(c.Shed),
+	}
 }
