@@ -3,7 +3,6 @@ package router_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -357,5 +356,3 @@ func spec(manifest []byte) string {
 	}
 	return string(m.Spec)
 }
-
-var errNever = errors.New("never")

@@ -20,12 +20,16 @@ func TestPipeline_RunsWhateverComesFirst(t *testing.T) {
 		t.Errorf("status before the services: %v", s)
 	}
 	n.apply(simple[1:]...)
-	await(t, func() string { return differs(waits(n.status("p"), "in"), "no sidecar is connected: start conveyor-sidecar") })
+	await(t, func() string {
+		return differs(waits(n.status("p"), "in"), "no sidecar is connected: start conveyor-sidecar")
+	})
 	a := n.register("a")
 	await(t, func() string {
 		return differs(waits(n.status("p"), "in"), "no connector of type file found that is a source: start conveyor-connect")
 	})
-	await(t, func() string { return differs(waits(n.status("p"), "out"), "no sidecar has a service on port 50070 of kind sink") })
+	await(t, func() string {
+		return differs(waits(n.status("p"), "out"), "no sidecar has a service on port 50070 of kind sink")
+	})
 	if _, err := n.coord.ReportEndpoints(t.Context(), &controlv1.ReportEndpointsRequest{Session: a.session, Endpoints: both}); err != nil {
 		t.Fatal(err)
 	}

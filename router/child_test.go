@@ -1,3 +1,0 @@
-package router_test
-
-func child(string) int { return 1 }
