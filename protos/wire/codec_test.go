@@ -2,6 +2,7 @@ package wire_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -34,7 +35,7 @@ func (p *plane) Link(stream grpc.BidiStreamingServer[linkv1.LinkRequest, linkv1.
 		head := &linkv1.LinkRequest{}
 		m := &wire.Message{Head: head}
 		err := stream.RecvMsg(m)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
