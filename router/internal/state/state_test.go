@@ -43,57 +43,96 @@ func snapshot(t fataler, m *state.Machine) []byte {
 	return b.Bytes()
 }
 
-// drawCommand draws a command over a few names, so that commands meet each other. guess is near the indexes that exist.
-func drawCommand(t *rapid.T, guess uint64) *statepb.Command {
+// drawCommand draws a command over a few names, so that commands meet each other. Most fit the state that they meet; guess is near the indexes that exist.
+func drawCommand(t *rapid.T, guess uint64, v *state.View) *statepb.Command {
 	name := func() string { return rapid.SampledFrom([]string{"p", "q"}).Draw(t, "name") }
 	full := func() string { return "default/" + name() }
 	sidecar := func() string { return rapid.SampledFrom([]string{"a", "b"}).Draw(t, "sidecar") }
 	index := func() uint64 { return rapid.Uint64Range(0, guess).Draw(t, "index") }
+	fit := func(right uint64) uint64 {
+		if rapid.IntRange(0, 9).Draw(t, "wrong") == 0 {
+			return index()
+		}
+		return right
+	}
 	stage := func() string { return rapid.SampledFrom([]string{"in", "out"}).Draw(t, "stage") }
-	generation := func() uint64 { return rapid.Uint64Range(0, 3).Draw(t, "generation") }
+	generation := func(pipeline string) uint64 { return fit(v.Pipelines[pipeline].GetGeneration()) }
+	session := func(id string) uint64 { return fit(v.Sessions[id].GetEpoch()) }
 	c := &statepb.Command{AtUnixNano: int64(index())}
-	switch rapid.IntRange(0, 12).Draw(t, "kind") {
+	switch rapid.IntRange(0, 15).Draw(t, "kind") {
 	case 0:
 		c.Kind = &statepb.Command_Found{Found: &statepb.Found{ClusterId: "c", Incarnation: 1}}
 	case 1:
 		c.Kind = &statepb.Command_PutResources{PutResources: &statepb.PutResources{Resources: []*statepb.PutResource{
-			{Kind: "Pipeline", Namespace: "default", Name: name(), Uid: "u", ExpectedRevision: index(), Manifest: []byte("m"), SpecChanged: true},
-			{Kind: "Source", Namespace: "default", Name: name(), Uid: "u", ExpectedRevision: index()},
+			{Kind: "Pipeline", Namespace: "default", Name: "p", Uid: "u", ExpectedRevision: revision(v, "p"), Manifest: []byte("m"), SpecChanged: true},
+			{Kind: "Pipeline", Namespace: "default", Name: "q", Uid: "u", ExpectedRevision: fit(revision(v, "q"))},
 		}[:rapid.IntRange(1, 2).Draw(t, "n")]}}
 	case 2:
 		c.Kind = &statepb.Command_DeleteResource{DeleteResource: &statepb.DeleteResource{Kind: "Pipeline", Namespace: "default", Name: name()}}
 	case 3:
 		c.Kind = &statepb.Command_OpenSession{OpenSession: &statepb.OpenSession{SidecarId: sidecar(), Address: "x:1"}}
 	case 4:
-		c.Kind = &statepb.Command_EndSession{EndSession: &statepb.EndSession{SidecarId: sidecar(), Epoch: index()}}
+		id := sidecar()
+		c.Kind = &statepb.Command_EndSession{EndSession: &statepb.EndSession{SidecarId: id, Epoch: session(id)}}
 	case 5:
-		c.Kind = &statepb.Command_SetEndpoints{SetEndpoints: &statepb.SetEndpoints{SidecarId: sidecar(), Epoch: index(), Endpoints: [][]byte{{1}}}}
+		id := sidecar()
+		c.Kind = &statepb.Command_SetEndpoints{SetEndpoints: &statepb.SetEndpoints{SidecarId: id, Epoch: session(id), Endpoints: [][]byte{{1}}}}
 	case 6:
-		c.Kind = &statepb.Command_AdoptPlan{AdoptPlan: &statepb.AdoptPlan{Pipeline: full(), Uid: "u", ExpectedGeneration: generation(), Plan: &statepb.Plan{
+		p := full()
+		c.Kind = &statepb.Command_AdoptPlan{AdoptPlan: &statepb.AdoptPlan{Pipeline: p, Uid: "u", ExpectedGeneration: generation(p), Plan: &statepb.Plan{
 			Hash: name(), Stages: []*statepb.Stage{{Name: "in", Service: "default/" + name()}, {Name: "out"}}, Edges: []*statepb.Edge{{From: "in", To: "out"}},
 		}}}
 	case 7:
-		c.Kind = &statepb.Command_DrainPipeline{DrainPipeline: &statepb.DrainPipeline{Pipeline: full(), Generation: generation()}}
+		p := full()
+		c.Kind = &statepb.Command_DrainPipeline{DrainPipeline: &statepb.DrainPipeline{Pipeline: p, Generation: generation(p)}}
 	case 8:
-		c.Kind = &statepb.Command_CutPipeline{CutPipeline: &statepb.CutPipeline{Pipeline: full(), Generation: generation()}}
+		p := full()
+		c.Kind = &statepb.Command_CutPipeline{CutPipeline: &statepb.CutPipeline{Pipeline: p, Generation: generation(p)}}
 	case 9:
 		c.Kind = &statepb.Command_RestartPipeline{RestartPipeline: &statepb.RestartPipeline{Pipeline: full(), FromStart: rapid.Bool().Draw(t, "from start")}}
-	case 10:
+	case 10, 13, 14:
+		key, id := state.StageKey{Pipeline: full(), Stage: stage()}, sidecar()
 		c.Kind = &statepb.Command_Assign{Assign: &statepb.Assign{Changes: []*statepb.AssignChange{{
-			Pipeline: full(), Generation: generation(), Stage: stage(), ExpectedIndex: rapid.SampledFrom([]uint64{0, index()}).Draw(t, "expected"),
-			Withdraw: rapid.IntRange(0, 4).Draw(t, "withdraw") == 0, SidecarId: sidecar(), SessionEpoch: index(),
+			Pipeline: key.Pipeline, Generation: generation(key.Pipeline), Stage: key.Stage, ExpectedIndex: fit(v.Assignments[key].GetIndex()),
+			Withdraw: rapid.IntRange(0, 9).Draw(t, "withdraw") == 0, SidecarId: id, SessionEpoch: session(id),
 		}}}}
-	case 11:
-		c.Kind = &statepb.Command_EndAssignments{EndAssignments: &statepb.EndAssignments{SidecarId: sidecar(), SessionEpoch: index(), Ended: []*statepb.EndedAssignment{{
-			Pipeline: full(), Generation: generation(), Stage: stage(), Incarnation: 1, Index: index(), Completed: rapid.Bool().Draw(t, "completed"),
-		}}}}
+	case 11, 15:
+		key := state.StageKey{Pipeline: full(), Stage: stage()}
+		a := v.Assignments[key]
+		c.Kind = &statepb.Command_EndAssignments{EndAssignments: &statepb.EndAssignments{
+			SidecarId: a.GetSidecarId(), SessionEpoch: fit(a.GetSessionEpoch()), Ended: []*statepb.EndedAssignment{{
+				Pipeline: key.Pipeline, Generation: generation(key.Pipeline), Stage: key.Stage, Incarnation: 1, Index: fit(a.GetIndex()),
+				Completed: rapid.Bool().Draw(t, "completed"),
+			}},
+		}}
 	case 12:
-		c.Kind = &statepb.Command_StoreCheckpoints{StoreCheckpoints: &statepb.StoreCheckpoints{SidecarId: sidecar(), SessionEpoch: index(), Checkpoints: []*statepb.Checkpoint{{
-			Pipeline: full(), SourceStage: "in", Partition: stage(), Generation: generation(), Incarnation: 1, Index: index(),
-			Sequence: rapid.Uint64Range(0, 5).Draw(t, "sequence"), Position: rapid.SliceOfN(rapid.Byte(), 0, 2).Draw(t, "position"),
-		}}}}
+		key := state.StageKey{Pipeline: full(), Stage: "in"}
+		a := v.Assignments[key]
+		c.Kind = &statepb.Command_StoreCheckpoints{StoreCheckpoints: &statepb.StoreCheckpoints{
+			SidecarId: a.GetSidecarId(), SessionEpoch: fit(a.GetSessionEpoch()), Checkpoints: []*statepb.Checkpoint{{
+				Pipeline: key.Pipeline, SourceStage: "in", Partition: stage(), Generation: generation(key.Pipeline), Incarnation: 1, Index: fit(a.GetIndex()),
+				Sequence: rapid.Uint64Range(0, 5).Draw(t, "sequence"), Position: rapid.SliceOfN(rapid.Byte(), 0, 2).Draw(t, "position"),
+			}},
+		}}
 	}
 	return c
+}
+
+func revision(v *state.View, pipeline string) uint64 {
+	return v.Resources[state.ResourceKey{Kind: "Pipeline", Namespace: "default", Name: pipeline}].GetRevision()
+}
+
+// prologue makes what most commands need: a cluster, two pipelines and two sidecars.
+func prologue() []*statepb.Command {
+	put := func(name string) *statepb.PutResource {
+		return &statepb.PutResource{Kind: "Pipeline", Namespace: "default", Name: name, Uid: "u"}
+	}
+	return []*statepb.Command{
+		{Kind: &statepb.Command_Found{Found: &statepb.Found{ClusterId: "c", Incarnation: 1}}},
+		{Kind: &statepb.Command_PutResources{PutResources: &statepb.PutResources{Resources: []*statepb.PutResource{put("p"), put("q")}}}},
+		{Kind: &statepb.Command_OpenSession{OpenSession: &statepb.OpenSession{SidecarId: "a"}}},
+		{Kind: &statepb.Command_OpenSession{OpenSession: &statepb.OpenSession{SidecarId: "b"}}},
+	}
 }
 
 // check looks for what must hold in every state.
@@ -127,13 +166,19 @@ func check(t *rapid.T, m *state.Machine) {
 
 func TestMachine_SameLogSameStateAndSnapshotsRestoreIt(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		a, b := state.New(), state.New()
+		a, b, begin := state.New(), state.New(), prologue()
 		epochs := map[state.StageKey]uint64{}
 		n := rapid.IntRange(1, 120).Draw(t, "commands")
 		cut := rapid.IntRange(0, n).Draw(t, "restart")
 		for i := range n {
 			index := uint64(i) + 1
-			cmd, err := proto.Marshal(drawCommand(t, index))
+			var c *statepb.Command
+			if i < len(begin) {
+				c = begin[i]
+			} else {
+				c = drawCommand(t, index, a.View())
+			}
+			cmd, err := proto.Marshal(c)
 			if err != nil {
 				t.Fatal(err)
 			}
