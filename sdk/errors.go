@@ -39,7 +39,7 @@ const (
 	reasonStopping    = "SHUTTING_DOWN"
 )
 
-// ErrAlready, as the error of a record in a [Partial] of a sink, says that the sink had the record before. It is a success.
+// ErrAlready says, as the error of a record in a [Partial] of a sink, that the sink had the record before. It is a success.
 var ErrAlready = errors.New("already written")
 
 // ErrPositionGone is what a source wraps when it cannot begin at the position it was given because the data is no longer there. It is a
@@ -90,7 +90,7 @@ func Code(code string, err error) error {
 // Partial is the error of a batch of which only some records failed: their errors by index in the batch. Records that are not in it
 // succeeded. Since the records of a key keep their order, a handler that fails a record must not write the later records of that key
 // in the batch: it names them too. See [DistinctKeys] for services that cannot hold back.
-type Partial map[int]error
+type Partial map[int]error //nolint:errname // it is written out at every use: sdk.Partial{i: err}
 
 // Error lists the failed records.
 func (p Partial) Error() string {
@@ -125,7 +125,7 @@ func (p Partial) outside(n int) error {
 
 // BadRecord is what a source yields for input of which it cannot make a record, for example a line that is not JSON. It does not end the
 // reading: it takes its place among the records and goes to the dead letters of the source's stage.
-type BadRecord struct {
+type BadRecord struct { //nolint:errname // what it is matters more than that it is an error
 	// Record has the position behind the bad input and, as payload, what is known of it. It should be small even when the input is not.
 	Record Record
 	// Err is why; its code, if it has one, is the code of the dead letter.

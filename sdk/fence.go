@@ -26,6 +26,7 @@ type fenceEntry struct {
 }
 
 type fenceOwner struct {
+	ctx  context.Context //nolint:containedctx // it is the ownership
 	end  context.CancelCauseFunc
 	done chan struct{}
 }
@@ -34,12 +35,12 @@ type fenceOwner struct {
 // enters; the owner then stops and calls leave, once. Enter blocks until an older owner left, or ctx ends.
 func (f *Fence) Enter(ctx context.Context, key string, epoch Epoch) (owned context.Context, leave func(), err error) {
 	for {
-		owner, waitFor, err := f.try(ctx, key, epoch, &owned)
+		owner, waitFor, err := f.try(ctx, key, epoch)
 		if err != nil {
 			return nil, nil, err
 		}
-		if waitFor == nil {
-			return owned, func() { f.leave(key, owner) }, nil
+		if owner != nil {
+			return owner.ctx, func() { f.leave(key, owner) }, nil
 		}
 		select {
 		case <-waitFor:
@@ -49,7 +50,8 @@ func (f *Fence) Enter(ctx context.Context, key string, epoch Epoch) (owned conte
 	}
 }
 
-func (f *Fence) try(ctx context.Context, key string, epoch Epoch, owned *context.Context) (*fenceOwner, <-chan struct{}, error) {
+// try returns the new owner, or, when there is an older one, what to wait for.
+func (f *Fence) try(ctx context.Context, key string, epoch Epoch) (*fenceOwner, <-chan struct{}, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	entry := f.entries[key]
@@ -66,10 +68,10 @@ func (f *Fence) try(ctx context.Context, key string, epoch Epoch, owned *context
 		entry.owner.end(ErrFenced)
 		return nil, entry.owner.done, nil
 	}
-	inner, cancel := context.WithCancelCause(ctx)
-	entry.owner = &fenceOwner{end: cancel, done: make(chan struct{})}
-	*owned = inner
-	return entry.owner, nil, nil
+	owner := &fenceOwner{done: make(chan struct{})}
+	owner.ctx, owner.end = context.WithCancelCause(ctx)
+	entry.owner = owner
+	return owner, nil, nil
 }
 
 func (f *Fence) leave(key string, owner *fenceOwner) {

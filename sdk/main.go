@@ -25,10 +25,8 @@ const DefaultListen = "127.0.0.1:50051"
 //	--describe           print the abilities with the schemas of their configs, and exit
 func Main(options ...Option) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer context.AfterFunc(ctx, stop)() // a second signal ends the program at once
-	code := Run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr, options...)
-	stop()
-	os.Exit(code)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	os.Exit(Run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr, options...))
 }
 
 // Run is Main without the process: it serves until ctx is done and returns the exit code: 0, 1 after an error, 2 for wrong usage.
@@ -66,7 +64,7 @@ func Run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if *describe {
 		return printAbilities(stdout, stderr, server)
 	}
-	lis, err := net.Listen("tcp", *listen)
+	lis, err := (&net.ListenConfig{}).Listen(ctx, "tcp", *listen)
 	if err != nil {
 		fmt.Fprintf(stderr, "error: listen on %s: %v\n", *listen, err)
 		return 1

@@ -15,7 +15,7 @@ type Position []byte
 
 // Record is one unit of data. A record that a handler is given shares its memory with the request it came in: it is valid until the
 // handler returns, and its bytes must not be changed in place. Fields may be replaced freely.
-type Record struct {
+type Record struct { //nolint:recvcheck // Clone is for values that have no address, too
 	// ID names the record for ever. Sources may leave it empty: it is then made of the source's uid, the partition and the position.
 	ID string
 	// Key decides which records keep their order among each other; a record without a key has no successors.
@@ -74,7 +74,8 @@ func (r *Record) SetHeader(name string, value []byte) {
 			headers = append(headers, h)
 		}
 	}
-	r.Headers = append(headers, Header{Name: name, Value: value})
+	headers = append(headers, Header{Name: name, Value: value})
+	r.Headers = headers
 }
 
 // Clone returns a copy that shares no memory with the record and may be kept.

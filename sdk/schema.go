@@ -155,7 +155,7 @@ func objectSchema(t reflect.Type) map[string]any {
 
 // suggest returns the words that offer the field most like an unknown one.
 func suggest(name string, fields []configField) string {
-	best, at := len(name)/2+1, ""
+	best, at := len(name)/2+2, ""
 	names := make([]string, len(fields))
 	for i, f := range fields {
 		names[i] = f.name

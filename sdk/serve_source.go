@@ -62,7 +62,7 @@ func (s *sourceServer) Pull(stream grpc.BidiStreamingServer[conveyorv1.PullReque
 		Opening:   openingOf(open.GetOpening(), a.Type(), s.s.settings.log),
 		Partition: open.GetPartition(), From: open.GetPosition(), Beginning: open.GetBeginning(),
 	}
-	ctx, leave, err := s.s.fence.Enter(stream.Context(), o.Pipeline+"\x00"+o.Stage+"\x00"+o.Partition, o.Epoch)
+	ctx, leave, err := s.s.fence.Enter(stream.Context(), o.Pipeline+" "+o.Stage+" "+o.Partition, o.Epoch)
 	if err != nil {
 		return statusOfError(err)
 	}

@@ -161,7 +161,7 @@ func (p *process) settle(answer *answerBuilder, index int, r *Record, result *Re
 		err = answer.add(index, r, result)
 	}
 	if err != nil {
-		if err != error(errNotTried) {
+		if !errors.Is(err, errNotTried) {
 			p.order.fail(r.Key, r.ID)
 		}
 		answer.fail(err)

@@ -36,7 +36,11 @@ func Dial(t testing.TB, addr string) *Conn {
 	if err != nil {
 		t.Fatalf("dial %s: %v", addr, err)
 	}
-	t.Cleanup(func() { conn.Close() })
+	t.Cleanup(func() {
+		if err := conn.Close(); err != nil {
+			t.Errorf("close the connection to %s: %v", addr, err)
+		}
+	})
 	return &Conn{conn}
 }
 
@@ -62,12 +66,14 @@ func Listen(t testing.TB, options ...sdk.Option) string {
 	go func() { served <- server.Serve(ctx, lis) }()
 	t.Cleanup(func() {
 		stop()
+		timer := time.NewTimer(Patience)
+		defer timer.Stop()
 		select {
 		case err := <-served:
 			if err != nil {
 				t.Errorf("serve: %v", err)
 			}
-		case <-time.After(Patience):
+		case <-timer.C:
 			t.Error("the server did not stop")
 		}
 	})

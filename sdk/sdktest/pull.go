@@ -37,7 +37,6 @@ type Pull struct {
 
 	grantedRecords, gotRecords uint64
 	grantedBytes, gotBytes     uint64
-	committed                  []sdk.Position
 }
 
 // OpenSource opens a source, without credit. An error is what the service refused the opening with.
@@ -133,11 +132,13 @@ func (p *Pull) Grant(records, bytes uint64) {
 // Next waits for the next event.
 func (p *Pull) Next() Event {
 	p.t.Helper()
+	timer := time.NewTimer(Patience)
+	defer timer.Stop()
 	select {
 	case e := <-p.events:
 		p.count(e)
 		return e
-	case <-time.After(Patience):
+	case <-timer.C:
 		p.t.Fatal("the source sent nothing")
 		return Event{}
 	}
@@ -146,12 +147,14 @@ func (p *Pull) Next() Event {
 // Quiet reports whether the source sends nothing for d. It is for showing that credit is respected, where only a fault is ever quick.
 func (p *Pull) Quiet(d time.Duration) bool {
 	p.t.Helper()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
 	select {
 	case e := <-p.events:
 		p.count(e)
 		p.t.Logf("not quiet: %d records, %+v", len(e.Records), e.Err)
 		return false
-	case <-time.After(d):
+	case <-timer.C:
 		return true
 	}
 }

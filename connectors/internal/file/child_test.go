@@ -36,7 +36,7 @@ func child(socket string) {
 // startChild runs this test program as a service of its own and returns its address and a function that kills it with SIGKILL.
 func startChild(t *testing.T, env ...string) (addr string, kill func()) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "child") // short, since the path of a socket must be
+	dir, err := os.MkdirTemp("", "child") //nolint:usetesting // short, since the path of a socket must be
 	if err != nil {
 		t.Fatal(err)
 	}

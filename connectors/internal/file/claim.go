@@ -101,7 +101,10 @@ func (c *claim) checkFinished() error {
 	if err != nil {
 		return ioError(c.path, "open", err)
 	}
-	defer f.Close()
+	return errors.Join(c.compare(f), f.Close())
+}
+
+func (c *claim) compare(f *os.File) error {
 	info, err := f.Stat()
 	if err != nil {
 		return ioError(c.path, "stat", err)

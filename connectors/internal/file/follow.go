@@ -19,6 +19,7 @@ import (
 // atEnd decides what happens at the end of the open file: the rest of it, when it has no line's end, is a unit; then comes the next file,
 // or the wait for one. It reports goOn false at the end of everything.
 func (r *reader) atEnd(ctx context.Context, rest bool) (u unit, goOn bool, err error) {
+	var poll *time.Timer
 	for {
 		switch {
 		case len(r.later) > 0:
@@ -44,8 +45,14 @@ func (r *reader) atEnd(ctx context.Context, rest bool) (u unit, goOn bool, err e
 		if next != nil {
 			return r.leave(next, rest)
 		}
+		if poll == nil {
+			poll = time.NewTimer(pollEvery)
+			defer poll.Stop()
+		} else {
+			poll.Reset(pollEvery)
+		}
 		select {
-		case <-time.After(pollEvery):
+		case <-poll.C:
 		case <-ctx.Done():
 			return unit{}, false, nil
 		}

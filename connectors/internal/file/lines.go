@@ -70,7 +70,7 @@ func (s *splitter) next() (unit, error) {
 	for {
 		part, err := s.in.ReadSlice('\n')
 		s.offset += int64(len(part))
-		if err == nil && s.long == nil && len(s.text) == 0 && len(part) <= s.max && !(s.quotes && s.state.after(part) == csvQuoted) {
+		if err == nil && s.long == nil && len(s.text) == 0 && len(part) <= s.max && !s.splits(part) {
 			u := unit{text: trimEnd(part), start: s.start, end: s.offset, closed: true}
 			s.start = s.offset
 			return u, nil
@@ -88,6 +88,9 @@ func (s *splitter) next() (unit, error) {
 		}
 	}
 }
+
+// splits reports whether a line ends within quotes, where that matters.
+func (s *splitter) splits(part []byte) bool { return s.quotes && s.state.after(part) == csvQuoted }
 
 func (s *splitter) take(part []byte) {
 	if s.quotes {

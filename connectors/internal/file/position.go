@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -48,7 +47,7 @@ func (p position) String() string { return p.hash + ":" + strconv.FormatInt(p.of
 // identityAt returns the hash that positions at offset have in a file. It errs with io.EOF when the file does not reach so far.
 func identityAt(f io.ReaderAt, offset int64) (string, error) {
 	prefix := make([]byte, min(offset, prefixBytes))
-	if _, err := f.ReadAt(prefix, 0); err != nil && !(errors.Is(err, io.EOF) && len(prefix) == 0) {
+	if _, err := f.ReadAt(prefix, 0); err != nil {
 		return "", err
 	}
 	return hashPrefix(prefix), nil

@@ -99,7 +99,8 @@ func (r *reader) begin(from sdk.Position) error {
 		return err
 	}
 	pathErr := r.openAt(r.cfg.Path, at)
-	if pathErr == nil || !r.cfg.Follow || !(errors.Is(pathErr, sdk.ErrPositionGone) || errors.Is(pathErr, fs.ErrNotExist)) {
+	elsewhere := errors.Is(pathErr, sdk.ErrPositionGone) || errors.Is(pathErr, fs.ErrNotExist)
+	if !r.cfg.Follow || !elsewhere {
 		return pathErr
 	}
 	rotated, err := findRotated(r.cfg.Path, at)

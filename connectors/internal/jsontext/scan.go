@@ -82,7 +82,7 @@ func unquote(quoted []byte) string {
 }
 
 // AppendString appends text, which is valid UTF-8, as a JSON string.
-func AppendString(dst []byte, text []byte) []byte {
+func AppendString(dst, text []byte) []byte {
 	const hex = "0123456789abcdef"
 	dst = append(dst, '"')
 	from := 0
@@ -208,7 +208,7 @@ func escape(b []byte) int {
 			return 0
 		}
 		for _, c := range b[1:5] {
-			if !('0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F') {
+			if c |= 0x20; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
 				return 0
 			}
 		}
