@@ -38,7 +38,7 @@ func (s *Session) Run(ctx context.Context, engine Engine) error {
 		born := time.Now()
 		ended := s.hold(ctx, resp, edition, engine)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // a stop that was asked for
 		}
 		s.log.Warn("session ended, registering again", "sidecar", s.cfg.SidecarID, "err", ended)
 		if time.Since(born) >= shortLife {
