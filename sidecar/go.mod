@@ -3,7 +3,7 @@ module github.com/conveyor-etl/conveyor/sidecar
 go 1.26.0
 
 require (
-	github.com/conveyor-etl/conveyor/buffer v0.0.0-00010101000000-000000000000
+	github.com/conveyor-etl/conveyor/buffer v0.1.0
 	github.com/conveyor-etl/conveyor/client v0.1.0
 	github.com/conveyor-etl/conveyor/dsl v0.1.0
 	github.com/conveyor-etl/conveyor/internal v0.1.0
