@@ -2,6 +2,8 @@ package session_test
 
 import (
 	"context"
+	"maps"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,15 +15,25 @@ const ttl = 10 * time.Second
 
 // run starts the leases and returns the ended sessions so far.
 func run(t *testing.T, l *session.Leases) func() map[string]uint64 {
+	var mu sync.Mutex
 	ended := map[string]uint64{}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		l.Run(ctx, func(_ context.Context, id string, epoch uint64) { ended[id] = epoch })
+		l.Run(ctx, func(_ context.Context, id string, epoch uint64) {
+			mu.Lock()
+			defer mu.Unlock()
+			ended[id] = epoch
+		})
 	}()
 	t.Cleanup(func() { cancel(); <-done })
-	return func() map[string]uint64 { synctest.Wait(); return ended }
+	return func() map[string]uint64 {
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		return maps.Clone(ended)
+	}
 }
 
 func TestLeases_EndAfterSilenceAndNotBefore(t *testing.T) {
