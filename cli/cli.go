@@ -47,4 +47,6 @@ type app struct {
 	err *terminal.Terminal
 	// target is the server that the command used, for its errors.
 	target string
+	// listHint is the command that lists what the command is about.
+	listHint string
 }

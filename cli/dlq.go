@@ -47,6 +47,7 @@ func (s *letterStore) add(cmd *cobra.Command) {
 
 // open connects to the server, or opens the data directory for this process alone.
 func (a *app) openStore(ctx context.Context, s letterStore) (*client.Client, func() error, error) {
+	a.listHint = "conveyor dlq ls"
 	if s.data == "" {
 		c, err := a.dial(ctx, s.server)
 		if err != nil {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -116,7 +117,7 @@ func (a *app) diagnoseAnswer(wire *client.Error, err error) *fault {
 	case errors.Is(wire, client.ErrNotLeader), errors.Is(wire, client.ErrNoQuorum):
 		f.exit, f.fix = exitUnreachable, "the routers have no leader now; try again, or look whether a majority of them runs"
 	case errors.Is(wire, client.ErrNotFound):
-		f.fix = "`conveyor get all -A` lists what there is"
+		f.fix = "`" + cmp.Or(a.listHint, "conveyor get all -A") + "` lists what there is"
 	case errors.Is(wire, client.ErrOwnedByOther):
 		f.fix = "change it where it is managed, or take it over with `conveyor apply --take-over`"
 	}

@@ -14,15 +14,12 @@ import (
 	"github.com/conveyor-etl/conveyor/cli/internal/output"
 	"github.com/conveyor-etl/conveyor/dsl"
 	"github.com/conveyor-etl/conveyor/internal/lifecycle"
-	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 )
 
 const (
 	defaultData  = "./.conveyor"
 	lookEvery    = 200 * time.Millisecond
 	probeTimeout = 2 * time.Second
-	// failedFor is how long a pipeline must be Failed to be given up.
-	failedFor = 3 * time.Second
 )
 
 type runFlags struct {
@@ -93,15 +90,18 @@ func (a *app) run(cmd *cobra.Command, f *runFlags) (err error) {
 		return err
 	}
 	ended := a.watch(ctx, sys, w)
+	if ended != nil && ctx.Err() == nil {
+		say(a.env.Stderr, "stopping; what is in flight has %v to finish", f.drainTimeout)
+	}
 	stopped := sys.StopData()
 	// What was still in flight has settled meanwhile.
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTimeout)
 	defer cancel()
-	looked := w.look(last)
+	counted := w.recount(last)
 	if err := a.printSummary(w, f); err != nil {
 		return err
 	}
-	return first(a.verdict(ctx, w, ended, f), stopped, looked)
+	return first(a.verdict(ctx, w, ended, f), stopped, counted)
 }
 
 // watch shows the progress until all pipelines are done, one of them stalls, a part fails or ctx ends.
@@ -147,23 +147,16 @@ func (a *app) verdict(ctx context.Context, w *watch, ended error, f *runFlags) e
 	if ended != nil {
 		return ended
 	}
-	var errs []error
 	dead := uint64(0)
 	for _, p := range w.pipelines {
 		dead += p.counts.DeadLettered
-		if p.status.GetPhase() == controlv1.Phase_PHASE_FAILED {
-			errs = append(errs, fmt.Errorf("pipeline %s failed%s", p.name, output.Clean(why(p.status))))
-		}
-	}
-	if len(errs) > 0 {
-		return &fault{exit: exitFailed, code: "PIPELINE_FAILED", err: errors.Join(errs...)}
 	}
 	hint := fmt.Sprintf("`conveyor dlq ls --data %s` shows why", f.data)
 	if dead > 0 && f.failOnDead {
-		return &fault{exit: exitFailed, code: "DEAD_LETTERS", err: fmt.Errorf("%d records went to the dead letters", dead), fix: hint}
+		return &fault{exit: exitFailed, code: "DEAD_LETTERS", err: fmt.Errorf("%s went to the dead letters", plural(int(dead), "record")), fix: hint}
 	}
 	if dead > 0 {
-		a.warn("%d records went to the dead letters; %s", dead, hint)
+		a.warn("%s went to the dead letters; %s", plural(int(dead), "record"), hint)
 	}
 	return nil
 }

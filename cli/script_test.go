@@ -1,9 +1,16 @@
 package cli_test
 
 import (
+	"errors"
 	"flag"
+	"fmt"
+	"net"
 	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -12,10 +19,27 @@ import (
 
 var update = flag.Bool("update", false, "write what the commands print now into the scripts")
 
+// patience bounds how long a script waits for what must come.
+const patience = time.Minute
+
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"conveyor": func() { os.Exit(cli.Main()) },
+		"appendto": appendTo,
 	})
+}
+
+// appendTo FILE LINE appends a line to a file.
+func appendTo() {
+	f, err := os.OpenFile(os.Args[1], os.O_APPEND|os.O_WRONLY, 0)
+	if err == nil {
+		_, err = fmt.Fprintln(f, os.Args[2])
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 func TestScripts(t *testing.T) {
@@ -24,5 +48,81 @@ func TestScripts(t *testing.T) {
 		UpdateScripts:       *update,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			port, next, err := twoPorts()
+			env.Setenv("PORT", strconv.Itoa(port))
+			env.Setenv("NEXT", fmt.Sprintf("127.0.0.1:%d", next))
+			env.Setenv("CONVEYOR_SERVER", fmt.Sprintf("127.0.0.1:%d", port))
+			return err
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"await":    await,
+			"waitfile": waitFile,
+			"exitcode": exitCode,
+		},
 	})
+}
+
+// twoPorts finds a free port whose next is free too.
+func twoPorts() (port, next int, err error) {
+	for range 100 {
+		first, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return 0, 0, err
+		}
+		port = first.Addr().(*net.TCPAddr).Port
+		second, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+1))
+		if err := first.Close(); err != nil {
+			return 0, 0, err
+		}
+		if err == nil {
+			return port, port + 1, second.Close()
+		}
+	}
+	return 0, 0, errors.New("no two free ports beside each other")
+}
+
+// await PATTERN COMMAND... repeats a command until its output matches.
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: await PATTERN COMMAND...")
+	}
+	want := regexp.MustCompile("(?m)" + args[0])
+	for deadline := time.Now().Add(patience); ; <-time.After(50 * time.Millisecond) {
+		err := ts.Exec(args[1], args[2:]...)
+		out := ts.ReadFile("stdout")
+		if err == nil && want.MatchString(out) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("no match for %s within %v; the last output was:\n%s%s", args[0], patience, out, ts.ReadFile("stderr"))
+		}
+	}
+}
+
+// waitFile FILE waits until a file is there and not empty.
+func waitFile(ts *testscript.TestScript, _ bool, args []string) {
+	for deadline := time.Now().Add(patience); ; <-time.After(20 * time.Millisecond) {
+		if info, err := os.Stat(ts.MkAbs(args[0])); err == nil && info.Size() > 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s did not appear within %v", args[0], patience)
+		}
+	}
+}
+
+// exitCode CODE COMMAND... runs a command that must end with a code.
+func exitCode(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if strconv.Itoa(got) != args[0] {
+		ts.Fatalf("exit code %d, want %s:\n%s", got, args[0], ts.ReadFile("stderr"))
+	}
 }

@@ -24,8 +24,8 @@ type watched struct {
 	namespace, name string
 	status          *controlv1.PipelineStatus
 	counts          view.Counts
-	// moved is when anything changed last; failed when the phase became Failed.
-	moved, failed time.Time
+	// moved is when a record moved last.
+	moved         time.Time
 	rate          float64
 	rateFrom      uint64
 	rateAt        time.Time
@@ -39,6 +39,18 @@ func newWatch(r *runner, stallTimeout time.Duration) *watch {
 		w.endpoints = append(w.endpoints, endpointsOf(r.set, p))
 	}
 	return w
+}
+
+// recount reads the counts once more after everything has stopped. What else was known stays, since it says why.
+func (w *watch) recount(ctx context.Context) error {
+	for _, p := range w.pipelines {
+		status, err := w.runner.client.PipelineStatus(ctx, p.namespace, p.name)
+		if err != nil {
+			return err
+		}
+		p.counts = most(p.counts, view.ShowCounts(status.GetCounts()))
+	}
+	return nil
 }
 
 // look reads the state of all pipelines.
@@ -55,13 +67,8 @@ func (w *watch) look(ctx context.Context) error {
 
 func (p *watched) update(status *controlv1.PipelineStatus, now time.Time) {
 	counts := view.ShowCounts(status.GetCounts())
-	if p.status == nil || counts != p.counts || footprint(status) != footprint(p.status) || status.GetPhase() != p.status.GetPhase() {
+	if p.status == nil || counts != p.counts || footprint(status) != footprint(p.status) {
 		p.moved = now
-	}
-	if status.GetPhase() != controlv1.Phase_PHASE_FAILED {
-		p.failed = time.Time{}
-	} else if p.failed.IsZero() {
-		p.failed = now
 	}
 	// A report may be missing for a moment, while a stage moves or ends; what was counted stays counted.
 	p.counts = most(p.counts, counts)
@@ -93,8 +100,7 @@ func footprint(s *controlv1.PipelineStatus) (sum uint64) {
 // done reports whether no pipeline has anything more to do.
 func (w *watch) done() bool {
 	for _, p := range w.pipelines {
-		failed := !p.failed.IsZero() && time.Since(p.failed) >= failedFor
-		if !settledPhase(p.status.GetPhase()) && !failed {
+		if !settledPhase(p.status.GetPhase()) {
 			return false
 		}
 	}
