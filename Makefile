@@ -60,6 +60,13 @@ generate: $(TOOLS)/.protogen ## regenerate Go code from the protos, and the modu
 	cd protos && $(TOOLS)/buf generate
 	GOWORK=off go run -C tools ./cmd/modsync -root $(CURDIR)
 
+.PHONY: tidy
+tidy: ## tidy every module, after a change of dependencies
+	@for m in $(shell sed -n 's/^\([a-z]*\) *|.*/\1/p' tools/modules.txt); do \
+	  if [ -f $$m/go.mod ]; then echo "$$m"; (cd $$m && GOWORK=off go mod tidy); fi; \
+	done
+	GOWORK=off go run -C tools ./cmd/modsync -root $(CURDIR)
+
 .PHONY: bench
 bench: ## measure beside the floor, in one alternating block, and print the table
 	CGO_ENABLED=0 go build -trimpath -o bin/floor ./integration/bench/floor
