@@ -47,11 +47,9 @@ type outbox struct {
 	confirms []outgoing
 	scratch  conveyorv1.Record
 
-	known                     bool   // a credit was received
-	windowRecords             uint64 // the first credit
-	windowBytes               uint64
-	grantedRecords, sentCount uint64
-	grantedBytes, sentBytes   uint64
+	windowRecords, windowBytes uint64 // the most credit that was ever open
+	grantedRecords, sentCount  uint64
+	grantedBytes, sentBytes    uint64
 
 	lastSent time.Time
 	hurry    bool // the reader waits for credit: nothing more will gather
@@ -170,13 +168,13 @@ func (b *outbox) await(size uint64) error {
 	}
 }
 
-// affordable reports whether a record may be sent. One record may overdraw when everything sent is answered for, which shows in the
-// credit having grown by as much.
+// affordable reports whether a record may be sent. One record may overdraw the bytes when everything sent is answered for, which shows in
+// as much credit being open as ever was.
 func (b *outbox) affordable(size uint64) bool {
-	if !b.known {
+	if b.sentCount >= b.grantedRecords {
 		return false
 	}
-	if b.sentCount < b.grantedRecords && b.sentBytes+size <= b.grantedBytes {
+	if b.sentBytes+size <= b.grantedBytes {
 		return true
 	}
 	return b.grantedRecords >= b.windowRecords+b.sentCount && b.grantedBytes >= b.windowBytes+b.sentBytes
@@ -185,10 +183,9 @@ func (b *outbox) affordable(size uint64) bool {
 func (b *outbox) grant(records, bytes uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.known {
-		b.known, b.windowRecords, b.windowBytes = true, records, bytes
-	}
 	b.grantedRecords, b.grantedBytes = max(b.grantedRecords, records), max(b.grantedBytes, bytes)
+	b.windowRecords = max(b.windowRecords, b.grantedRecords-min(b.sentCount, b.grantedRecords))
+	b.windowBytes = max(b.windowBytes, b.grantedBytes-min(b.sentBytes, b.grantedBytes))
 	b.changed.Broadcast()
 }
 

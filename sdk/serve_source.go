@@ -139,12 +139,10 @@ func (p *pull) run() error {
 // read runs the source into the outbox.
 func (p *pull) read(ctx context.Context) {
 	for record, err := range p.reader.Read(ctx) {
-		var bad *BadRecord
-		switch {
-		case err == nil:
+		if err == nil {
 			err = p.box.append(&record)
-		case errors.As(err, &bad):
-			err = p.box.appendFailed(bad)
+		} else {
+			err = p.failed(err)
 		}
 		switch {
 		case err == nil:
@@ -157,6 +155,15 @@ func (p *pull) read(ctx context.Context) {
 		return
 	}
 	p.box.end(ctx.Err() == nil)
+}
+
+// failed passes a bad record on, and returns any other error.
+func (p *pull) failed(err error) error {
+	var bad *BadRecord
+	if errors.As(err, &bad) {
+		return p.box.appendFailed(bad)
+	}
+	return err
 }
 
 // receive takes credits, commits and the stop until the peer closes the stream.
