@@ -271,6 +271,8 @@ func (b *outbox) next() (outgoing, error) {
 	defer b.mu.Unlock()
 	for {
 		switch {
+		case b.closed:
+			return outgoing{}, errBoxClosed
 		case b.err != nil && !errors.Is(b.err, io.EOF):
 			return outgoing{}, b.err
 		case len(b.confirms) > 0:

@@ -36,7 +36,24 @@ func (s *sinkServer) Write(stream grpc.BidiStreamingServer[conveyorv1.WriteReque
 	}
 	w := &write{stream: stream, writer: writer, ability: a, order: order{off: !a.info.Ordered}}
 	w.syncer, _ = writer.(Syncer)
-	return statusOfError(errors.Join(w.run(s.s), wrapClose(writer.Close())))
+	work := func() error { return statusOfError(errors.Join(w.run(s.s), wrapClose(writer.Close()))) }
+	owner, ok := writer.(Owner)
+	if !ok {
+		return work()
+	}
+	// The writer may wait to send an answer to a peer that reads nothing: a newer owner must not wait with it. It ends when this stream
+	// does, and then closes.
+	owned, done := owner.Owned(), make(chan error, 1)
+	s.s.receives.Go(func() { done <- work() })
+	select {
+	case err := <-done:
+		return err
+	case <-owned.Done():
+	}
+	if err := context.Cause(owned); !errors.Is(err, context.Canceled) {
+		return statusOfError(err)
+	}
+	return <-done // the ownership ended with the stream
 }
 
 // maxUnsynced bounds what one Sync makes durable, in records' bytes.

@@ -44,7 +44,7 @@ func (s *sourceServer) ListPartitions(ctx context.Context, r *conveyorv1.ListPar
 // errStopped is the cause that ends a reader which was asked to stop.
 var errStopped = errors.New("asked to stop")
 
-// Pull runs three goroutines: this one sends, one reads the source into the outbox, one receives.
+// Pull runs three goroutines: one reads the source into the outbox, one sends what is in it, and one receives.
 func (s *sourceServer) Pull(stream grpc.BidiStreamingServer[conveyorv1.PullRequest, conveyorv1.PullResponse]) error {
 	first, err := stream.Recv()
 	if err != nil {
@@ -121,7 +121,14 @@ func (p *pull) run() error {
 	unfence := context.AfterFunc(p.ctx, func() { p.box.fail(context.Cause(p.ctx)) })
 	unstop := context.AfterFunc(p.server.stopping, stop)
 
-	err = p.send()
+	// The sender may wait for a peer that reads nothing: a newer owner must not wait with it. It ends when this stream does.
+	sent := make(chan error, 1)
+	p.server.receives.Go(func() { sent <- p.send() })
+	select {
+	case err = <-sent:
+	case <-p.ctx.Done():
+		err = context.Cause(p.ctx)
+	}
 
 	unstop()
 	unfence()

@@ -19,7 +19,6 @@ import (
 // atEnd decides what happens at the end of the open file: the rest of it, when it has no line's end, is a unit; then comes the next file,
 // or the wait for one. It reports goOn false at the end of everything.
 func (r *reader) atEnd(ctx context.Context, rest bool) (u unit, goOn bool, err error) {
-	var poll *time.Timer
 	for {
 		switch {
 		case len(r.later) > 0:
@@ -45,17 +44,21 @@ func (r *reader) atEnd(ctx context.Context, rest bool) (u unit, goOn bool, err e
 		if next != nil {
 			return r.leave(next, rest)
 		}
-		if poll == nil {
-			poll = time.NewTimer(pollEvery)
-			defer poll.Stop()
-		} else {
-			poll.Reset(pollEvery)
-		}
-		select {
-		case <-poll.C:
-		case <-ctx.Done():
+		if !sleep(ctx, pollEvery) {
 			return unit{}, false, nil
 		}
+	}
+}
+
+// sleep waits for d and reports false when ctx is done first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
