@@ -144,8 +144,9 @@ func TestRegister_RefusesWhatItCannotKeep(t *testing.T) {
 
 func TestOps_TellsHealthReadinessAndMetrics(t *testing.T) {
 	n := start(t, testConfig(t.TempDir()))
+	web := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	for path, want := range map[string]string{"/healthz": "", "/readyz": `"status":"ok"`, "/metrics": "conveyor_router_leader 1"} {
-		resp, err := http.Get("http://" + n.router.OpsAddr().String() + path)
+		resp, err := web.Get("http://" + n.router.OpsAddr().String() + path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -155,7 +156,6 @@ func TestOps_TellsHealthReadinessAndMetrics(t *testing.T) {
 			t.Errorf("%s: %d %v\n%s", path, resp.StatusCode, err, body)
 		}
 	}
-	http.DefaultClient.CloseIdleConnections()
 }
 
 func TestConfig_ReportsEveryFault(t *testing.T) {

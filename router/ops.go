@@ -29,13 +29,14 @@ func (r *Router) runOps(ctx context.Context) error {
 	}
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), opsStopTimeout)
 	defer cancel()
-	if err := srv.Shutdown(stop); err != nil {
+	err := srv.Shutdown(stop)
+	if err != nil {
 		err = srv.Close()
-		<-served
-		return err
 	}
-	<-served
-	return nil
+	if ended := <-served; !errors.Is(ended, http.ErrServerClosed) {
+		err = errors.Join(err, ended)
+	}
+	return err
 }
 
 func (r *Router) registerMetrics() error {

@@ -57,7 +57,8 @@ type Router struct {
 	controller *control.Controller
 	broker     *replay.Broker
 	server     *rpc.Server
-	stopping   context.Context // ends before the server drains
+	onStop     func(func()) (forget func() bool) // calls when the router begins to stop, before the server drains
+	isStopping func() bool
 	stopCalls  context.CancelFunc
 }
 
@@ -72,7 +73,10 @@ func New(cfg Config, logger *slog.Logger) (*Router, error) {
 		logger = logging.Discard()
 	}
 	r := &Router{cfg: cfg, logger: logger, lis: cfg.Listener, opsLis: cfg.OpsListener, registry: prometheus.NewRegistry(), ready: make(chan struct{})}
-	r.stopping, r.stopCalls = context.WithCancel(context.Background())
+	stopping, stop := context.WithCancel(context.Background())
+	r.stopCalls = stop
+	r.onStop = func(f func()) func() bool { return context.AfterFunc(stopping, f) }
+	r.isStopping = func() bool { return stopping.Err() != nil }
 	var err error
 	if cfg.hasTLS() {
 		if r.certs, err = certs.Load(cfg.TLS, logger); err != nil {
@@ -252,7 +256,7 @@ func (r *Router) makeServer(ctx context.Context) error {
 	r.server = rpc.NewServer(cfg)
 	api.Register(r.server, api.Config{
 		Controller: r.controller, Machine: r.machine, Store: r.store, Letters: r.letters, Broker: r.broker,
-		SessionTTL: r.cfg.SessionTTL, HeartbeatEvery: r.cfg.Heartbeat, Logger: r.logger, Stopping: r.stopping,
+		SessionTTL: r.cfg.SessionTTL, HeartbeatEvery: r.cfg.Heartbeat, Logger: r.logger, OnStop: r.onStop, IsStopping: r.isStopping,
 	})
 	return nil
 }

@@ -21,8 +21,8 @@ const (
 	exitInvalid = 2
 )
 
-// run is the program without the process around it: SIGINT and SIGTERM drain, a second one ends at once.
-func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+// run is the program without the process around it: SIGINT and SIGTERM drain, a second one calls exit.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer, exit func(int)) int {
 	cfg := router.DefaultConfig()
 	in, err := env.Load(&cfg, env.Input{
 		Program: "conveyor-router",
@@ -51,7 +51,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		fmt.Fprintln(stderr, err)
 		return exitInvalid
 	}
-	ctx, stop := lifecycle.Signals(ctx, os.Exit)
+	ctx, stop := lifecycle.Signals(ctx, exit)
 	defer stop()
 	s, err := router.New(cfg, log)
 	if err == nil {

@@ -44,8 +44,11 @@ type Config struct {
 	SessionTTL     time.Duration
 	HeartbeatEvery time.Duration
 	Logger         *slog.Logger
-	// Stopping ends the long streams, so that a graceful stop need not wait for them.
-	Stopping context.Context
+	// OnStop calls a function when the router begins to stop, or has begun already, unless the returned function was called before: long streams end then, so
+	// that a graceful stop need not wait for them.
+	OnStop func(func()) (forget func() bool)
+	// IsStopping reports whether it has begun.
+	IsStopping func() bool
 }
 
 // Register registers all services, those that this version refuses included.
@@ -60,13 +63,13 @@ func Register(srv grpc.ServiceRegistrar, cfg Config) {
 // streamContext ends with the call or when the router stops.
 func (c *Config) streamContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(c.Stopping, cancel)
-	return ctx, func() { stop(); cancel() }
+	forget := c.OnStop(cancel)
+	return ctx, func() { forget(); cancel() }
 }
 
 // stopped is the error of a stream that ended: by the caller, or with the router.
 func (c *Config) stopped(ctx context.Context) error {
-	if c.Stopping.Err() != nil {
+	if c.IsStopping() {
 		return toWire(raftstore.ErrClosed)
 	}
 	return toWire(context.Cause(ctx))

@@ -70,7 +70,7 @@ func (a *admin) Apply(ctx context.Context, req *controlv1.ApplyRequest) (*contro
 			return resp, nil
 		}
 		_, err = a.Controller.Propose(ctx, &statepb.Command{Kind: &statepb.Command_PutResources{PutResources: put}})
-		var rejection *state.Rejection
+		var rejection *state.RejectedError
 		if errors.As(err, &rejection) && rejection.Reason == state.Conflict && try < applyTries {
 			continue
 		}

@@ -58,7 +58,7 @@ func notAvailable(what string) error {
 
 // toWire maps the errors of the parts to those of the wire. What is on the wire already passes.
 func toWire(err error) error {
-	var rejection *state.Rejection
+	var rejection *state.RejectedError
 	switch {
 	case err == nil:
 		return nil
@@ -99,7 +99,7 @@ func isStatus(err error) bool {
 	return ok
 }
 
-func rejected(r *state.Rejection) error {
+func rejected(r *state.RejectedError) error {
 	switch r.Reason {
 	case state.NotFound:
 		return fail(codes.NotFound, reasonNotFound, "%s", r.Message)

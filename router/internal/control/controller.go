@@ -82,7 +82,7 @@ func (c *Controller) Leases() *session.Leases { return c.leases }
 // Reports are what sidecars told.
 func (c *Controller) Reports() *status.Reports { return c.reports }
 
-// Propose applies a command. A refusal by the state is a *state.Rejection.
+// Propose applies a command. A refusal by the state is a *state.RejectedError.
 func (c *Controller) Propose(ctx context.Context, cmd *statepb.Command) (raftstore.Result, error) {
 	cmd.AtUnixNano = time.Now().UnixNano()
 	b, err := proto.Marshal(cmd)
@@ -95,7 +95,7 @@ func (c *Controller) Propose(ctx context.Context, cmd *statepb.Command) (raftsto
 	if err != nil {
 		return raftstore.Result{}, err
 	}
-	if rejection, ok := r.Value.(*state.Rejection); ok {
+	if rejection, ok := r.Value.(*state.RejectedError); ok {
 		return r, rejection
 	}
 	return r, nil
@@ -126,7 +126,7 @@ func (c *Controller) Run(ctx context.Context) {
 
 func (c *Controller) expire(ctx context.Context, sidecar string, epoch uint64) {
 	_, err := c.Propose(ctx, &statepb.Command{Kind: &statepb.Command_EndSession{EndSession: &statepb.EndSession{SidecarId: sidecar, Epoch: epoch}}})
-	switch rejection := (*state.Rejection)(nil); {
+	switch rejection := (*state.RejectedError)(nil); {
 	case err == nil:
 		c.reports.End(sidecar)
 		c.cfg.Logger.Warn("session of a silent sidecar has ended", "sidecar", sidecar)

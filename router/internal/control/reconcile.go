@@ -53,7 +53,7 @@ func (c *Controller) reconcile(ctx context.Context) error {
 // try proposes a step; a refusal only says that the state has moved on.
 func (c *Controller) try(ctx context.Context, cmd *statepb.Command) error {
 	_, err := c.Propose(ctx, cmd)
-	if rejection := (*state.Rejection)(nil); errors.As(err, &rejection) {
+	if rejection := (*state.RejectedError)(nil); errors.As(err, &rejection) {
 		return nil
 	}
 	return err

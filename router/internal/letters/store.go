@@ -50,10 +50,8 @@ func (s *Store) Run(ctx context.Context) {
 		if err != nil {
 			s.log.Error("dead-letter store cannot be opened; lanes with failed records wait", "err", err, "again", retry)
 			s.set(nil, err)
-			select {
-			case <-ctx.Done():
+			if !pause(ctx, retry) {
 				return
-			case <-time.After(retry):
 			}
 			retry = min(2*retry, lastRetry)
 			continue
@@ -71,6 +69,18 @@ func (s *Store) Run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+	}
+}
+
+// pause waits; false means that ctx ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
 	}
 }
 

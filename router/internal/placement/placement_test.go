@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	conveyorv1 "github.com/conveyor-etl/conveyor/protos/conveyor/v1"
-	. "github.com/conveyor-etl/conveyor/router/internal/placement"
+	"github.com/conveyor-etl/conveyor/router/internal/placement"
 )
 
 const (
@@ -18,107 +18,107 @@ const (
 	sink      = conveyorv1.ServiceKind_SERVICE_KIND_SINK
 )
 
-func local(port uint32) *Endpoint {
-	return &Endpoint{Address: fmt.Sprintf("localhost:%d", port), Port: port, Loopback: true}
+func local(port uint32) *placement.Endpoint {
+	return &placement.Endpoint{Address: fmt.Sprintf("localhost:%d", port), Port: port, Loopback: true}
 }
 
-func remote(port uint32, addrs ...string) *Endpoint {
-	e := &Endpoint{Address: fmt.Sprintf("svc:%d", port), Port: port}
+func remote(port uint32, addrs ...string) *placement.Endpoint {
+	e := &placement.Endpoint{Address: fmt.Sprintf("svc:%d", port), Port: port}
 	for _, a := range addrs {
 		e.Resolved = append(e.Resolved, netip.MustParseAddr(a))
 	}
 	return e
 }
 
-func service(port uint32, abilities ...Ability) Service {
-	return Service{Address: fmt.Sprintf("127.0.0.1:%d", port), Port: port, Abilities: abilities}
+func service(port uint32, abilities ...placement.Ability) placement.Service {
+	return placement.Service{Address: fmt.Sprintf("127.0.0.1:%d", port), Port: port, Abilities: abilities}
 }
 
-func sidecar(id, addr string, services ...Service) Sidecar {
-	return Sidecar{ID: id, Addresses: []netip.Addr{netip.MustParseAddr(addr)}, Services: services}
+func sidecar(id, addr string, services ...placement.Service) placement.Sidecar {
+	return placement.Sidecar{ID: id, Addresses: []netip.Addr{netip.MustParseAddr(addr)}, Services: services}
 }
 
-func one(n Need) []Pipeline {
-	return []Pipeline{{Name: "default/p", Stages: []Stage{{Name: "s", Need: n}}}}
+func one(n placement.Need) []placement.Pipeline {
+	return []placement.Pipeline{{Name: "default/p", Stages: []placement.Stage{{Name: "s", Need: n}}}}
 }
 
 func TestPlan_WhereAStageRuns(t *testing.T) {
-	k := Key{"default/p", "s"}
+	k := placement.Key{"default/p", "s"}
 	for name, c := range map[string]struct {
-		need     Need
-		sidecars []Sidecar
-		current  map[Key]Place
-		want     Result
+		need     placement.Need
+		sidecars []placement.Sidecar
+		current  map[placement.Key]placement.Place
+		want     placement.Result
 	}{
 		"a loopback endpoint belongs to the sidecar that has port and kind": {
-			need:     Need{Kind: transform, Endpoint: local(50052)},
-			sidecars: []Sidecar{sidecar("a", "10.0.0.1", service(50052, Ability{Kind: sink})), sidecar("b", "10.0.0.2", service(50052, Ability{Kind: transform}))},
-			want:     Result{Changes: []Change{{k, Place{Sidecar: "b", Address: "127.0.0.1:50052"}}}},
+			need:     placement.Need{Kind: transform, Endpoint: local(50052)},
+			sidecars: []placement.Sidecar{sidecar("a", "10.0.0.1", service(50052, placement.Ability{Kind: sink})), sidecar("b", "10.0.0.2", service(50052, placement.Ability{Kind: transform}))},
+			want:     placement.Result{Changes: []placement.Change{{k, placement.Place{Sidecar: "b", Address: "127.0.0.1:50052"}}}},
 		},
 		"nobody has a loopback endpoint": {
-			need:     Need{Kind: transform, Endpoint: local(50052)},
-			sidecars: []Sidecar{sidecar("a", "10.0.0.1", service(50053, Ability{Kind: transform}))},
-			want:     Result{Unplaced: map[Key]string{k: "no sidecar has a service on port 50052 of kind transform"}},
+			need:     placement.Need{Kind: transform, Endpoint: local(50052)},
+			sidecars: []placement.Sidecar{sidecar("a", "10.0.0.1", service(50053, placement.Ability{Kind: transform}))},
+			want:     placement.Result{Unplaced: map[placement.Key]string{k: "no sidecar has a service on port 50052 of kind transform"}},
 		},
 		"no sidecar at all": {
-			need: Need{Kind: sink, Connector: "file"},
-			want: Result{Unplaced: map[Key]string{k: "no sidecar is connected: start conveyor-sidecar"}},
+			need: placement.Need{Kind: sink, Connector: "file"},
+			want: placement.Result{Unplaced: map[placement.Key]string{k: "no sidecar is connected: start conveyor-sidecar"}},
 		},
 		"a name that resolves to the sidecar's host": {
-			need: Need{Kind: sink, Endpoint: remote(50051, "10.0.0.2")},
-			sidecars: []Sidecar{
-				sidecar("a", "10.0.0.1", service(50051, Ability{Kind: sink})), sidecar("b", "10.0.0.2", service(50051, Ability{Kind: sink})),
+			need: placement.Need{Kind: sink, Endpoint: remote(50051, "10.0.0.2")},
+			sidecars: []placement.Sidecar{
+				sidecar("a", "10.0.0.1", service(50051, placement.Ability{Kind: sink})), sidecar("b", "10.0.0.2", service(50051, placement.Ability{Kind: sink})),
 			},
-			want: Result{Changes: []Change{{k, Place{Sidecar: "b", Address: "127.0.0.1:50051"}}}},
+			want: placement.Result{Changes: []placement.Change{{k, placement.Place{Sidecar: "b", Address: "127.0.0.1:50051"}}}},
 		},
 		"a name that is nobody's host goes through a gateway": {
-			need:     Need{Kind: sink, Endpoint: remote(50051, "10.0.0.9")},
-			sidecars: []Sidecar{sidecar("a", "10.0.0.1", service(50051, Ability{Kind: sink}))},
-			want:     Result{Changes: []Change{{k, Place{Sidecar: "a", Address: "svc:50051", Gateway: true}}}},
+			need:     placement.Need{Kind: sink, Endpoint: remote(50051, "10.0.0.9")},
+			sidecars: []placement.Sidecar{sidecar("a", "10.0.0.1", service(50051, placement.Ability{Kind: sink}))},
+			want:     placement.Result{Changes: []placement.Change{{k, placement.Place{Sidecar: "a", Address: "svc:50051", Gateway: true}}}},
 		},
 		"a name that does not resolve goes through a gateway": {
-			need:     Need{Kind: sink, Endpoint: remote(50051)},
-			sidecars: []Sidecar{sidecar("a", "10.0.0.1")},
-			want:     Result{Changes: []Change{{k, Place{Sidecar: "a", Address: "svc:50051", Gateway: true}}}},
+			need:     placement.Need{Kind: sink, Endpoint: remote(50051)},
+			sidecars: []placement.Sidecar{sidecar("a", "10.0.0.1")},
+			want:     placement.Result{Changes: []placement.Change{{k, placement.Place{Sidecar: "a", Address: "svc:50051", Gateway: true}}}},
 		},
 		"a connector by kind and type": {
-			need: Need{Kind: source, Connector: "file"},
-			sidecars: []Sidecar{
-				sidecar("a", "10.0.0.1", service(50052, Ability{Kind: sink, Type: "file"}, Ability{Kind: source, Type: "kafka"})),
-				sidecar("b", "10.0.0.2", service(50059, Ability{Kind: source, Type: "file"})),
+			need: placement.Need{Kind: source, Connector: "file"},
+			sidecars: []placement.Sidecar{
+				sidecar("a", "10.0.0.1", service(50052, placement.Ability{Kind: sink, Type: "file"}, placement.Ability{Kind: source, Type: "kafka"})),
+				sidecar("b", "10.0.0.2", service(50059, placement.Ability{Kind: source, Type: "file"})),
 			},
-			want: Result{Changes: []Change{{k, Place{Sidecar: "b", Address: "127.0.0.1:50059"}}}},
+			want: placement.Result{Changes: []placement.Change{{k, placement.Place{Sidecar: "b", Address: "127.0.0.1:50059"}}}},
 		},
 		"no connector": {
-			need:     Need{Kind: source, Connector: "file"},
-			sidecars: []Sidecar{sidecar("a", "10.0.0.1")},
-			want:     Result{Unplaced: map[Key]string{k: "no connector of type file found that is a source: start conveyor-connect"}},
+			need:     placement.Need{Kind: source, Connector: "file"},
+			sidecars: []placement.Sidecar{sidecar("a", "10.0.0.1")},
+			want:     placement.Result{Unplaced: map[placement.Key]string{k: "no connector of type file found that is a source: start conveyor-connect"}},
 		},
 		"a running stage stays when its service is no longer seen": {
-			need:     Need{Kind: sink, Endpoint: local(1)},
-			sidecars: []Sidecar{sidecar("a", "10.0.0.1"), sidecar("b", "10.0.0.2", service(1, Ability{Kind: sink}))},
-			current:  map[Key]Place{k: {Sidecar: "a", Address: "127.0.0.1:1"}},
+			need:     placement.Need{Kind: sink, Endpoint: local(1)},
+			sidecars: []placement.Sidecar{sidecar("a", "10.0.0.1"), sidecar("b", "10.0.0.2", service(1, placement.Ability{Kind: sink}))},
+			current:  map[placement.Key]placement.Place{k: {Sidecar: "a", Address: "127.0.0.1:1"}},
 		},
 		"an idle stage goes to where its service is": {
-			need:     Need{Kind: sink, Endpoint: local(1)},
-			sidecars: []Sidecar{sidecar("a", "10.0.0.1"), sidecar("b", "10.0.0.2", service(1, Ability{Kind: sink}))},
-			current:  map[Key]Place{k: {Sidecar: "a", Address: "127.0.0.1:1", Idle: true}},
-			want:     Result{Changes: []Change{{k, Place{Sidecar: "b", Address: "127.0.0.1:1"}}}},
+			need:     placement.Need{Kind: sink, Endpoint: local(1)},
+			sidecars: []placement.Sidecar{sidecar("a", "10.0.0.1"), sidecar("b", "10.0.0.2", service(1, placement.Ability{Kind: sink}))},
+			current:  map[placement.Key]placement.Place{k: {Sidecar: "a", Address: "127.0.0.1:1", Idle: true}},
+			want:     placement.Result{Changes: []placement.Change{{k, placement.Place{Sidecar: "b", Address: "127.0.0.1:1"}}}},
 		},
 		"an idle stage waits where it is when its service is nowhere": {
-			need:     Need{Kind: sink, Endpoint: local(1)},
-			sidecars: []Sidecar{sidecar("a", "10.0.0.1"), sidecar("b", "10.0.0.2")},
-			current:  map[Key]Place{k: {Sidecar: "b", Address: "127.0.0.1:1", Idle: true}},
+			need:     placement.Need{Kind: sink, Endpoint: local(1)},
+			sidecars: []placement.Sidecar{sidecar("a", "10.0.0.1"), sidecar("b", "10.0.0.2")},
+			current:  map[placement.Key]placement.Place{k: {Sidecar: "b", Address: "127.0.0.1:1", Idle: true}},
 		},
 		"the stage of a lost sidecar is placed anew": {
-			need:     Need{Kind: sink, Endpoint: local(1)},
-			sidecars: []Sidecar{sidecar("b", "10.0.0.2", service(1, Ability{Kind: sink}))},
-			current:  map[Key]Place{k: {Sidecar: "a", Address: "127.0.0.1:1"}},
-			want:     Result{Changes: []Change{{k, Place{Sidecar: "b", Address: "127.0.0.1:1"}}}},
+			need:     placement.Need{Kind: sink, Endpoint: local(1)},
+			sidecars: []placement.Sidecar{sidecar("b", "10.0.0.2", service(1, placement.Ability{Kind: sink}))},
+			current:  map[placement.Key]placement.Place{k: {Sidecar: "a", Address: "127.0.0.1:1"}},
+			want:     placement.Result{Changes: []placement.Change{{k, placement.Place{Sidecar: "b", Address: "127.0.0.1:1"}}}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := Plan(one(c.need), c.sidecars, c.current)
+			got := placement.Plan(one(c.need), c.sidecars, c.current)
 			if len(got.Unplaced) == 0 {
 				got.Unplaced = nil
 			}
@@ -129,10 +129,10 @@ func TestPlan_WhereAStageRuns(t *testing.T) {
 	}
 }
 
-func chain(name string, needs ...Need) Pipeline {
-	p := Pipeline{Name: name}
+func chain(name string, needs ...placement.Need) placement.Pipeline {
+	p := placement.Pipeline{Name: name}
 	for i, n := range needs {
-		s := Stage{Name: fmt.Sprint("s", i), Need: n}
+		s := placement.Stage{Name: fmt.Sprint("s", i), Need: n}
 		if i > 0 {
 			s.Upstream = []string{fmt.Sprint("s", i-1)}
 		}
@@ -144,8 +144,8 @@ func chain(name string, needs ...Need) Pipeline {
 	return p
 }
 
-func apply(current map[Key]Place, r Result) map[Key]Place {
-	out := map[Key]Place{}
+func apply(current map[placement.Key]placement.Place, r placement.Result) map[placement.Key]placement.Place {
+	out := map[placement.Key]placement.Place{}
 	for k, v := range current {
 		out[k] = v
 	}
@@ -156,44 +156,44 @@ func apply(current map[Key]Place, r Result) map[Key]Place {
 }
 
 func TestPlan_BuiltInsGoWithTheirUpstreamAndPipelinesSpread(t *testing.T) {
-	both := []Service{service(1, Ability{source, "file"}, Ability{sink, "file"})}
-	sidecars := []Sidecar{sidecar("a", "10.0.0.1", both...), sidecar("b", "10.0.0.2", both...)}
-	needs := []Need{{Kind: source, Connector: "file"}, {Kind: transform}, {Kind: transform}, {Kind: sink, Connector: "file"}}
-	got := apply(nil, Plan([]Pipeline{chain("x", needs...), chain("y", needs...)}, sidecars, nil))
+	both := []placement.Service{service(1, placement.Ability{source, "file"}, placement.Ability{sink, "file"})}
+	sidecars := []placement.Sidecar{sidecar("a", "10.0.0.1", both...), sidecar("b", "10.0.0.2", both...)}
+	needs := []placement.Need{{Kind: source, Connector: "file"}, {Kind: transform}, {Kind: transform}, {Kind: sink, Connector: "file"}}
+	got := apply(nil, placement.Plan([]placement.Pipeline{chain("x", needs...), chain("y", needs...)}, sidecars, nil))
 	for _, p := range []string{"x", "y"} {
 		for i := range needs {
-			if at := got[Key{p, fmt.Sprint("s", i)}]; at.Sidecar != got[Key{p, "s0"}].Sidecar {
-				t.Errorf("%s: stage %d is on %s, the first on %s", p, i, at.Sidecar, got[Key{p, "s0"}].Sidecar)
+			if at := got[placement.Key{p, fmt.Sprint("s", i)}]; at.Sidecar != got[placement.Key{p, "s0"}].Sidecar {
+				t.Errorf("%s: stage %d is on %s, the first on %s", p, i, at.Sidecar, got[placement.Key{p, "s0"}].Sidecar)
 			}
 		}
 	}
-	if got[Key{"x", "s0"}].Sidecar == got[Key{"y", "s0"}].Sidecar {
+	if got[placement.Key{"x", "s0"}].Sidecar == got[placement.Key{"y", "s0"}].Sidecar {
 		t.Error("both pipelines are on one sidecar")
 	}
 }
 
-func drawNeed(t *rapid.T) Need {
+func drawNeed(t *rapid.T) placement.Need {
 	kind := rapid.SampledFrom([]conveyorv1.ServiceKind{source, transform, sink}).Draw(t, "kind")
 	switch rapid.IntRange(0, 3).Draw(t, "form") {
 	case 0:
-		return Need{Kind: kind, Endpoint: local(rapid.Uint32Range(1, 3).Draw(t, "port"))}
+		return placement.Need{Kind: kind, Endpoint: local(rapid.Uint32Range(1, 3).Draw(t, "port"))}
 	case 1:
-		return Need{Kind: kind, Endpoint: remote(rapid.Uint32Range(1, 3).Draw(t, "port"), fmt.Sprintf("10.0.0.%d", rapid.IntRange(0, 5).Draw(t, "host")))}
+		return placement.Need{Kind: kind, Endpoint: remote(rapid.Uint32Range(1, 3).Draw(t, "port"), fmt.Sprintf("10.0.0.%d", rapid.IntRange(0, 5).Draw(t, "host")))}
 	case 2:
-		return Need{Kind: kind, Connector: rapid.SampledFrom([]string{"file", "kafka"}).Draw(t, "type")}
+		return placement.Need{Kind: kind, Connector: rapid.SampledFrom([]string{"file", "kafka"}).Draw(t, "type")}
 	}
-	return Need{Kind: transform}
+	return placement.Need{Kind: transform}
 }
 
-func drawSidecars(t *rapid.T, label string) []Sidecar {
-	var out []Sidecar
+func drawSidecars(t *rapid.T, label string) []placement.Sidecar {
+	var out []placement.Sidecar
 	for i := range 5 {
 		if !rapid.Bool().Draw(t, label) {
 			continue
 		}
 		s := sidecar(fmt.Sprint("sc", i), fmt.Sprintf("10.0.0.%d", i))
 		for port := range rapid.Uint32Range(0, 3).Draw(t, "services") {
-			s.Services = append(s.Services, service(port+1, Ability{
+			s.Services = append(s.Services, service(port+1, placement.Ability{
 				Kind: rapid.SampledFrom([]conveyorv1.ServiceKind{source, transform, sink}).Draw(t, "kind"),
 				Type: rapid.SampledFrom([]string{"", "file", "kafka"}).Draw(t, "type"),
 			}))
@@ -205,23 +205,23 @@ func drawSidecars(t *rapid.T, label string) []Sidecar {
 
 func TestPlan_Properties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var pipelines []Pipeline
+		var pipelines []placement.Pipeline
 		for i := range rapid.IntRange(0, 6).Draw(t, "pipelines") {
-			var needs []Need
+			var needs []placement.Need
 			for range rapid.IntRange(1, 6).Draw(t, "stages") {
 				needs = append(needs, drawNeed(t))
 			}
 			pipelines = append(pipelines, chain(fmt.Sprint("p", i), needs...))
 		}
 		before := drawSidecars(t, "before")
-		first := Plan(pipelines, before, nil)
-		if diff := cmp.Diff(first, Plan(pipelines, before, nil)); diff != "" {
+		first := placement.Plan(pipelines, before, nil)
+		if diff := cmp.Diff(first, placement.Plan(pipelines, before, nil)); diff != "" {
 			t.Fatalf("two plans of the same: %s", diff)
 		}
 		placed := apply(nil, first)
 		for _, p := range pipelines {
 			for _, s := range p.Stages {
-				k := Key{p.Name, s.Name}
+				k := placement.Key{p.Name, s.Name}
 				_, isPlaced := placed[k]
 				if _, isUnplaced := first.Unplaced[k]; isPlaced == isUnplaced {
 					t.Fatalf("%v: placed %v, unplaced %v", k, isPlaced, isUnplaced)
@@ -230,12 +230,12 @@ func TestPlan_Properties(t *testing.T) {
 		}
 		// A plan that is carried out needs no change, whether its stages run or wait.
 		for _, idle := range []bool{false, true} {
-			again := map[Key]Place{}
+			again := map[placement.Key]placement.Place{}
 			for k, v := range placed {
 				v.Idle = idle
 				again[k] = v
 			}
-			if r := Plan(pipelines, before, again); len(r.Changes) != 0 {
+			if r := placement.Plan(pipelines, before, again); len(r.Changes) != 0 {
 				t.Fatalf("idle %v: not stable: %+v", idle, r.Changes)
 			}
 		}
@@ -245,7 +245,7 @@ func TestPlan_Properties(t *testing.T) {
 		for _, s := range after {
 			alive[s.ID] = true
 		}
-		for _, c := range Plan(pipelines, after, placed).Changes {
+		for _, c := range placement.Plan(pipelines, after, placed).Changes {
 			if was, ok := placed[c.Key]; ok && alive[was.Sidecar] {
 				t.Fatalf("%v moved from %s to %s though it runs", c.Key, was.Sidecar, c.To.Sidecar)
 			}
@@ -258,16 +258,16 @@ func TestPlan_Properties(t *testing.T) {
 
 func TestPlan_IsBalanced(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var sidecars []Sidecar
+		var sidecars []placement.Sidecar
 		for i := range rapid.IntRange(1, 5).Draw(t, "sidecars") {
-			sidecars = append(sidecars, sidecar(fmt.Sprint("sc", i), fmt.Sprintf("10.0.0.%d", i), service(1, Ability{Kind: sink})))
+			sidecars = append(sidecars, sidecar(fmt.Sprint("sc", i), fmt.Sprintf("10.0.0.%d", i), service(1, placement.Ability{Kind: sink})))
 		}
-		var pipelines []Pipeline
+		var pipelines []placement.Pipeline
 		for i := range rapid.IntRange(0, 20).Draw(t, "stages") {
-			pipelines = append(pipelines, chain(fmt.Sprint("p", i), Need{Kind: sink, Endpoint: local(1)}))
+			pipelines = append(pipelines, chain(fmt.Sprint("p", i), placement.Need{Kind: sink, Endpoint: local(1)}))
 		}
 		load := map[string]int{}
-		for _, c := range Plan(pipelines, sidecars, nil).Changes {
+		for _, c := range placement.Plan(pipelines, sidecars, nil).Changes {
 			load[c.To.Sidecar]++
 		}
 		for _, s := range sidecars {

@@ -76,7 +76,6 @@ func (l *Leases) Run(ctx context.Context, expire func(ctx context.Context, sidec
 		if now.Sub(last) > l.ttl/4 {
 			l.Reset()
 		}
-		last = now
 		for id, held := range l.expired(now) {
 			expire(ctx, id, held.epoch)
 		}

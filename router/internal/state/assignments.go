@@ -57,7 +57,7 @@ func hasStage(p *statepb.Pipeline, name string) bool {
 }
 
 // endAssignments takes reports of what has ended. Those that are out of date are passed over: what they tell of is gone already.
-func (m *Machine) endAssignments(c *statepb.EndAssignments) *Rejection {
+func (m *Machine) endAssignments(c *statepb.EndAssignments) *RejectedError {
 	if _, r := m.session(c.GetSidecarId(), c.GetSessionEpoch()); r != nil {
 		return r
 	}

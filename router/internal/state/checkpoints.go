@@ -21,7 +21,7 @@ const (
 	Stale
 )
 
-// storeCheckpoints returns a []CheckpointResult, or a *Rejection when the session has ended.
+// storeCheckpoints returns a []CheckpointResult, or a *RejectedError when the session has ended.
 func (m *Machine) storeCheckpoints(c *statepb.StoreCheckpoints) any {
 	if _, r := m.session(c.GetSidecarId(), c.GetSessionEpoch()); r != nil {
 		return r

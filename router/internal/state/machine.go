@@ -27,17 +27,17 @@ const (
 	Malformed    Reason = "MALFORMED"
 )
 
-// Rejection is a command's result when it changed nothing.
-type Rejection struct {
+// RejectedError is a command's result when it changed nothing.
+type RejectedError struct {
 	Reason  Reason
 	Message string
 }
 
 // Error is the message.
-func (r *Rejection) Error() string { return r.Message }
+func (r *RejectedError) Error() string { return r.Message }
 
-func reject(reason Reason, format string, args ...any) *Rejection {
-	return &Rejection{Reason: reason, Message: fmt.Sprintf(format, args...)}
+func reject(reason Reason, format string, args ...any) *RejectedError {
+	return &RejectedError{Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
 
 // ResourceKey names a resource.
@@ -85,7 +85,7 @@ func (m *Machine) clear() {
 	m.events = eventLog{}
 }
 
-// Apply implements raftstore.StateMachine. Its value is nil, a *Rejection, or what the command's function documents.
+// Apply implements raftstore.StateMachine. Its value is nil, a *RejectedError, or what the command's function documents.
 func (m *Machine) Apply(index uint64, cmd []byte) any {
 	var c statepb.Command
 	if err := proto.Unmarshal(cmd, &c); err != nil {
@@ -98,7 +98,7 @@ func (m *Machine) Apply(index uint64, cmd []byte) any {
 		return m.storeCheckpoints(s.StoreCheckpoints)
 	}
 	result := m.dispatch(index, &c)
-	if _, refused := result.(*Rejection); !refused && result != any(0) {
+	if _, refused := result.(*RejectedError); !refused && result != any(0) {
 		close(m.changed)
 		m.changed = make(chan struct{})
 	}
@@ -140,8 +140,8 @@ func (m *Machine) dispatch(index uint64, c *statepb.Command) any {
 	}
 }
 
-// value keeps a nil *Rejection from becoming a non-nil any.
-func value(r *Rejection) any {
+// value keeps a nil *RejectedError from becoming a non-nil any.
+func value(r *RejectedError) any {
 	if r == nil {
 		return nil
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/conveyor-etl/conveyor/router/internal/state/statepb"
 )
 
-func (m *Machine) adoptPlan(c *statepb.AdoptPlan) *Rejection {
+func (m *Machine) adoptPlan(c *statepb.AdoptPlan) *RejectedError {
 	name := c.GetPipeline()
 	namespace, short, _ := strings.Cut(name, "/")
 	if r := m.resources[ResourceKey{kindPipeline, namespace, short}]; r == nil || r.GetUid() != c.GetUid() {
@@ -27,7 +27,7 @@ func (m *Machine) adoptPlan(c *statepb.AdoptPlan) *Rejection {
 	return nil
 }
 
-func (m *Machine) drainPipeline(c *statepb.DrainPipeline) *Rejection {
+func (m *Machine) drainPipeline(c *statepb.DrainPipeline) *RejectedError {
 	p := m.pipelines[c.GetPipeline()]
 	if p == nil || p.GetGeneration() != c.GetGeneration() {
 		return reject(Conflict, "generation %d of the pipeline %s is gone", c.GetGeneration(), c.GetPipeline())
@@ -39,7 +39,7 @@ func (m *Machine) drainPipeline(c *statepb.DrainPipeline) *Rejection {
 	return nil
 }
 
-func (m *Machine) cutPipeline(c *statepb.CutPipeline) *Rejection {
+func (m *Machine) cutPipeline(c *statepb.CutPipeline) *RejectedError {
 	p := m.pipelines[c.GetPipeline()]
 	if p == nil || p.GetGeneration() != c.GetGeneration() || !p.GetDraining() {
 		return reject(Conflict, "generation %d of the pipeline %s is not draining", c.GetGeneration(), c.GetPipeline())
@@ -51,7 +51,7 @@ func (m *Machine) cutPipeline(c *statepb.CutPipeline) *Rejection {
 	return nil
 }
 
-func (m *Machine) restartPipeline(c *statepb.RestartPipeline) *Rejection {
+func (m *Machine) restartPipeline(c *statepb.RestartPipeline) *RejectedError {
 	name := c.GetPipeline()
 	p := m.pipelines[name]
 	switch {

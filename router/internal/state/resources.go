@@ -9,7 +9,7 @@ import (
 // kindPipeline is the only kind that the state treats apart.
 const kindPipeline = "Pipeline"
 
-func (m *Machine) putResources(index uint64, at int64, c *statepb.PutResources) *Rejection {
+func (m *Machine) putResources(index uint64, at int64, c *statepb.PutResources) *RejectedError {
 	for _, p := range c.GetResources() {
 		key := ResourceKey{p.GetKind(), p.GetNamespace(), p.GetName()}
 		if m.resources[key].GetRevision() != p.GetExpectedRevision() {
@@ -32,7 +32,7 @@ func (m *Machine) putResources(index uint64, at int64, c *statepb.PutResources) 
 	return nil
 }
 
-func (m *Machine) deleteResource(index uint64, c *statepb.DeleteResource) *Rejection {
+func (m *Machine) deleteResource(index uint64, c *statepb.DeleteResource) *RejectedError {
 	key := ResourceKey{c.GetKind(), c.GetNamespace(), c.GetName()}
 	r := m.resources[key]
 	if r == nil {

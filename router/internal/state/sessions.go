@@ -25,7 +25,7 @@ func (m *Machine) openSession(index uint64, at int64, c *statepb.OpenSession) an
 	return s
 }
 
-func (m *Machine) endSession(c *statepb.EndSession) *Rejection {
+func (m *Machine) endSession(c *statepb.EndSession) *RejectedError {
 	if _, r := m.session(c.GetSidecarId(), c.GetEpoch()); r != nil {
 		return r
 	}
@@ -44,7 +44,7 @@ func (m *Machine) dropSession(id string) {
 	}
 }
 
-func (m *Machine) setEndpoints(c *statepb.SetEndpoints) *Rejection {
+func (m *Machine) setEndpoints(c *statepb.SetEndpoints) *RejectedError {
 	s, r := m.session(c.GetSidecarId(), c.GetEpoch())
 	if r != nil {
 		return r
@@ -55,7 +55,7 @@ func (m *Machine) setEndpoints(c *statepb.SetEndpoints) *Rejection {
 	return nil
 }
 
-func (m *Machine) session(id string, epoch uint64) (*statepb.Session, *Rejection) {
+func (m *Machine) session(id string, epoch uint64) (*statepb.Session, *RejectedError) {
 	s := m.sessions[id]
 	if s == nil || s.GetEpoch() != epoch {
 		return nil, reject(SessionEnded, "the session %d of sidecar %s has ended", epoch, id)

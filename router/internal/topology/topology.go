@@ -231,9 +231,9 @@ func stageSpec(n *graph.Node, spec *dsl.PipelineSpec) *controlv1.StageSpec {
 // Guarantee says in words what a pipeline promises, given the plan that it runs.
 func Guarantee(plan *statepb.Plan) string {
 	words := []string{"at least once"}
-	for _, st := range plan.GetStages() {
-		s := Spec(st)
-		switch s.GetOrdering() {
+	// All stages of a pipeline have one ordering.
+	if stages := plan.GetStages(); len(stages) > 0 {
+		switch Spec(stages[0]).GetOrdering() {
 		case controlv1.Ordering_ORDERING_NONE:
 			words = append(words, "in no order")
 		case controlv1.Ordering_ORDERING_LANE:
@@ -243,7 +243,6 @@ func Guarantee(plan *statepb.Plan) string {
 		default:
 			words = append(words, "each key in order")
 		}
-		break
 	}
 	if slices.ContainsFunc(plan.GetEdges(), (*statepb.Edge).GetBestEffort) {
 		words = append(words, "best effort to some sinks")
