@@ -181,6 +181,9 @@ type line struct {
 	at    int // index in the heap, or -1
 }
 
+// laneName is what makes a lane another one to a stage: the same lane may come by several links.
+type laneName struct{ source, stage, partition string }
+
 // Dispatcher is the state of one stage. It is not safe for concurrent use.
 type Dispatcher struct {
 	cfg        Config
@@ -197,12 +200,12 @@ type Dispatcher struct {
 	total      int // records added and not ended
 	added      uint64
 	retries    uint64
-	lanes      map[*flow.Lane]uint64
+	lanes      map[laneName]uint64
 }
 
 // New returns a dispatcher.
 func New(cfg Config) *Dispatcher {
-	return &Dispatcher{cfg: cfg, configured: cfg.MaxRecords, lines: make(map[uint64]*line), lanes: make(map[*flow.Lane]uint64), next: 1}
+	return &Dispatcher{cfg: cfg, configured: cfg.MaxRecords, lines: make(map[uint64]*line), lanes: make(map[laneName]uint64), next: 1}
 }
 
 // Add takes in the records of a batch, which stay the caller's to settle as steps tell. It calls the batch's Done for records whose bytes
@@ -221,6 +224,16 @@ func (d *Dispatcher) InFlight() int { return d.total }
 
 // Retries returns how many tries beyond the first there were.
 func (d *Dispatcher) Retries() uint64 { return d.retries }
+
+// Request returns the request of a sequence, as long as it is not answered; else nil.
+func (d *Dispatcher) Request(sequence uint64) *Request {
+	for _, r := range d.sent {
+		if r.Sequence == sequence && !r.answered {
+			return r
+		}
+	}
+	return nil
+}
 
 // Sent returns the sequence of the last request.
 func (d *Dispatcher) Sent() uint64 { return d.next - 1 }
@@ -377,10 +390,11 @@ func (d *Dispatcher) key(b *flow.Batch, i int) uint64 {
 	case None:
 		return 0
 	case Lane:
-		key, ok := d.lanes[b.Lane]
+		name := laneName{b.Lane.Source, b.Lane.Stage, b.Lane.Partition}
+		key, ok := d.lanes[name]
 		if !ok {
 			key = uint64(len(d.lanes) + 1)
-			d.lanes[b.Lane] = key
+			d.lanes[name] = key
 		}
 		return key
 	default:

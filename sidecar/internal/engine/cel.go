@@ -43,9 +43,8 @@ func (w *cel) inFlight() int { return int(w.busy.Load() + w.s.burying.Load()) }
 func (w *cel) run(ctx context.Context) {
 	w.s.setOpen(true)
 	for {
-		batches := w.s.in.take()
+		batches := w.s.in.take(&w.busy)
 		for _, b := range batches {
-			w.busy.Add(int64(b.Len()))
 			w.s.recordsIn.Add(uint64(b.Len()))
 			err := w.process(ctx, b)
 			w.busy.Add(-int64(b.Len()))

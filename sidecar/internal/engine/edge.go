@@ -144,9 +144,7 @@ func (e *edge) putWhole(ctx context.Context, b *flow.Batch) error {
 	n, bytes := b.Len(), b.Bytes(0, b.Len())
 	if e.bestEffort {
 		if !e.window.TryAcquire(n, bytes) {
-			b.Settle(0, n, flow.Shed)
-			b.Drop()
-			return nil
+			return e.shed(ctx, b)
 		}
 	} else if err := e.window.Acquire(ctx, n, bytes); err != nil {
 		return fmt.Errorf("wait for credit on the edge to stage %s: %w", e.to, err)
@@ -161,6 +159,33 @@ func (e *edge) putWhole(ctx context.Context, b *flow.Batch) error {
 		e.target.deliver(b)
 	}
 	e.mu.Unlock()
+	return nil
+}
+
+// shed puts on a best-effort edge what it has room for. The rest is shed, and so is, as far as the lanes are concerned, what the edge
+// holds already: it may still arrive, but no lane waits for it.
+func (e *edge) shed(ctx context.Context, b *flow.Batch) error {
+	records, bytes := e.window.Available()
+	if records > 0 && b.Len() > 1 && b.Bytes(0, 1) <= bytes {
+		n := min(fitting(b, records, bytes), b.Len()-1)
+		part, rest := b.Part(0, n), b.Part(n, b.Len())
+		b.Drop()
+		if err := e.putWhole(ctx, part); err != nil {
+			return err
+		}
+		b = rest
+	}
+	b.Settle(0, b.Len(), flow.Shed)
+	b.Drop()
+	e.mu.Lock()
+	var holding []*flow.Batch
+	for place := e.held.Front(); place != nil; place = place.Next() {
+		holding = append(holding, place.Value.(*held).batch)
+	}
+	e.mu.Unlock()
+	for _, b := range holding {
+		b.Detach(flow.Shed)
+	}
 	return nil
 }
 
@@ -236,11 +261,18 @@ func (e *edge) end(completed bool) {
 	}
 }
 
-// endKnown reports whether the target, if there is one, knows that the edge has ended.
+// endKnown reports whether whoever must knows that the edge has ended. That a drained edge has ended the router tells a stage that has no
+// sidecar now.
 func (e *edge) endKnown() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.target == nil || e.target.endKnown()
+	switch {
+	case e.asg.GetCompleted(), e.asg.GetSidecarId() == "" && !e.completed:
+		return true
+	case e.target == nil:
+		return false
+	}
+	return e.target.endKnown()
 }
 
 // idle reports whether everything that was put on the edge has settled.
@@ -282,11 +314,13 @@ func (e *edge) letGo() []*held {
 func (e *edge) problem() string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.target != nil {
-		return e.target.problem()
-	}
-	if e.asg.GetCompleted() || e.asg.GetSidecarId() != "" {
+	switch {
+	case e.asg.GetCompleted():
 		return ""
+	case e.asg.GetSidecarId() == "":
+		return fmt.Sprintf("stage %s has no sidecar", e.to)
+	case e.target == nil:
+		return fmt.Sprintf("stage %s is not yet assigned to sidecar %s", e.to, e.asg.GetSidecarId())
 	}
-	return fmt.Sprintf("stage %s has no sidecar", e.to)
+	return e.target.problem()
 }

@@ -46,7 +46,10 @@ func (s *stage) emit(ctx context.Context, b *flow.Batch, route []string) error {
 	}
 	for i, faults := range failed {
 		for _, f := range faults {
-			s.e.letters.bury(s.letter(b, b.Records.Record(i), f.to, s.key.stage, f.failure, nil), burial{batch: b, index: i, lane: b.Lane, stage: s})
+			letter := s.letter(b, b.Records.Record(i), f.to, s.key.stage, f.failure, nil)
+			if err := s.buryPaid(ctx, letter, burial{batch: b, index: i, lane: b.Lane, stage: s}); err != nil {
+				return err
+			}
 		}
 	}
 	for k, out := range s.out {

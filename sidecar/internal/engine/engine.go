@@ -174,15 +174,19 @@ func (e *Engine) step() {
 func (e *Engine) connect(s *stage, out *edge) {
 	peer := out.peer()
 	switch {
-	case peer.GetCompleted() || peer.GetSidecarId() == "":
+	case peer.GetCompleted():
 		out.attach(nil, flow.Epoch{})
+	case peer.GetSidecarId() == "":
+		// What the last owner has may still settle there, and if it comes back the numbers of its link must go on.
 	case peer.GetSidecarId() == e.cfg.SidecarID:
 		to := e.stages[key{s.key.pipeline, s.key.generation, peer.GetStage()}]
 		if to == nil || to.epoch != epochOf(peer.GetEpoch()) {
-			out.attach(nil, flow.Epoch{})
 			return
 		}
-		out.attach(func() target { return localTarget{to: to, from: s.key.stage} }, to.epoch)
+		out.attach(func() target {
+			to.in.reopen(s.key.stage)
+			return localTarget{to: to, from: s.key.stage}
+		}, to.epoch)
 	default:
 		out.attach(func() target { return newLinkOut(s, out, peer) }, epochOf(peer.GetEpoch()))
 	}

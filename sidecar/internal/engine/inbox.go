@@ -2,6 +2,7 @@ package engine
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/conveyor-etl/conveyor/sidecar/internal/flow"
 )
@@ -36,11 +37,31 @@ func (in *inbox) end(from string, completed bool) {
 	signal(in.ready)
 }
 
-// take returns what has arrived.
-func (in *inbox) take() []*flow.Batch {
+// reopen notes that an upstream stage has a new owner, who has not ended.
+func (in *inbox) reopen(from string) {
+	in.mu.Lock()
+	delete(in.ended, from)
+	in.mu.Unlock()
+}
+
+// gone notes that an upstream stage runs nowhere any more, unless it has told of its end itself.
+func (in *inbox) gone(from string, completed bool) {
+	in.mu.Lock()
+	if _, told := in.ended[from]; !told {
+		in.ended[from] = completed
+	}
+	in.mu.Unlock()
+	signal(in.ready)
+}
+
+// take returns what has arrived, and adds the number of its records to busy, so that at every moment they are here or there.
+func (in *inbox) take(busy *atomic.Int64) []*flow.Batch {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	b := in.batches
+	for _, b := range b {
+		busy.Add(int64(b.Len()))
+	}
 	in.batches = nil
 	return b
 }

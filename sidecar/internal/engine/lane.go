@@ -25,6 +25,7 @@ type reading struct {
 	tracker   *lane.Tracker
 	cancel    context.CancelCauseFunc
 	moved     chan struct{} // something settled or was stored
+	saved     chan struct{} // there is something new to commit
 
 	mu sync.Mutex
 	// start is the position up to which everything had settled when the reading began.
@@ -38,8 +39,9 @@ type reading struct {
 	finishing bool
 	exhausted bool
 	// closed says that the last checkpoint is stored.
-	closed  bool
-	problem string
+	closed   bool
+	problem  string
+	unstored bool // the problem is that the router does not take checkpoints
 	// precede and ordinal number the records without position, which lie inside a larger unit.
 	precede []byte
 	ordinal int
@@ -47,8 +49,7 @@ type reading struct {
 
 func newReading(s *stage, partition string, start *controlv1.Checkpoint) *reading {
 	r := &reading{
-		s: s, partition: partition, moved: make(chan struct{}, 1), start: start.GetPosition(), storedPosition: start.GetPosition(),
-		precede: start.GetPosition(),
+		s: s, partition: partition, moved: make(chan struct{}, 1), saved: make(chan struct{}, 1), start: start.GetPosition(), storedPosition: start.GetPosition(),
 		lane: &flow.Lane{
 			Pipeline: s.key.pipeline, Generation: s.key.generation, Source: s.spec.GetService(), Stage: s.key.stage, Partition: partition, Epoch: s.epoch,
 		},
@@ -76,11 +77,17 @@ func (r *reading) resume() []byte {
 // begin makes the position at which the source begins durable, before anything read behind it goes on: "latest" must not move when this
 // sidecar dies.
 func (r *reading) begin(ctx context.Context, position []byte) error {
-	if len(position) == 0 || bytes.Equal(position, r.resume()) {
+	if len(position) > maxPosition {
+		return fmt.Errorf("the position at which it begins has %d bytes, at most %d are allowed", len(position), maxPosition)
+	}
+	// Inside a unit that is read again the ordinals, and with them the ids, are the same again.
+	r.precede, r.ordinal = r.resume(), 0
+	if len(position) == 0 || bytes.Equal(position, r.precede) {
 		return nil
 	}
+	r.precede = position
 	r.mu.Lock()
-	r.opened, r.start, r.precede = position, position, position
+	r.opened, r.start = position, position
 	r.mu.Unlock()
 	r.s.e.checkpoints.report(r)
 	for {
@@ -108,7 +115,7 @@ func (r *reading) take(ctx context.Context, records *wire.Batch) error {
 	var keys []uint64
 	var rename map[int]string
 	for i := range n {
-		f, err := wire.Scan(records.Record(i))
+		f, err := scanned(records.Record(i))
 		if err != nil {
 			records.Free()
 			return fmt.Errorf("record %d of a batch from source %s: %w", i, r.lane.Source, err)
@@ -121,21 +128,11 @@ func (r *reading) take(ctx context.Context, records *wire.Batch) error {
 			}
 			keys[i] = h
 		}
-		if len(f.Position) == 0 {
-			r.ordinal++
-		}
-		if len(f.ID) == 0 {
+		if id := r.name(f); id != "" {
 			if rename == nil {
 				rename = make(map[int]string)
 			}
-			if len(f.Position) > 0 {
-				rename[i] = wire.RecordID(r.lane.Source, r.partition, f.Position)
-			} else {
-				rename[i] = wire.InsideID(r.lane.Source, r.partition, r.precede, r.ordinal)
-			}
-		}
-		if len(f.Position) > 0 {
-			r.precede, r.ordinal = append([]byte(nil), f.Position...), 0
+			rename[i] = id
 		}
 	}
 	if rename != nil {
@@ -153,7 +150,10 @@ func (r *reading) take(ctx context.Context, records *wire.Batch) error {
 			Class: dispatch.Permanent, Code: "RECORD_TOO_LARGE",
 			Message: fmt.Sprintf("the record has %d bytes, the pipeline allows %d", b.Bytes(i, i+1), r.maxRecordBytes()),
 		}
-		r.s.e.letters.bury(r.s.letter(b, b.Records.Record(i), r.s.key.stage, "", f, nil), burial{batch: b, index: i, lane: r.lane, stage: r.s})
+		letter := r.s.letter(b, b.Records.Record(i), r.s.key.stage, "", f, nil)
+		if err := r.s.buryPaid(ctx, letter, burial{batch: b, index: i, lane: r.lane, stage: r.s}); err != nil {
+			return err
+		}
 	}
 	if len(tooLarge) > 0 {
 		takes := make([]bool, b.Len())
@@ -174,6 +174,33 @@ func (r *reading) take(ctx context.Context, records *wire.Batch) error {
 		return err
 	}
 	return r.awaitSpan(ctx)
+}
+
+// maxPosition is the size that no position may exceed: a lane remembers those of all records in flight.
+const maxPosition = 4 << 10
+
+func scanned(record []byte) (wire.Fields, error) {
+	f, err := wire.Scan(record)
+	if err == nil && len(f.Position) > maxPosition {
+		err = fmt.Errorf("its position has %d bytes, at most %d are allowed", len(f.Position), maxPosition)
+	}
+	return f, err
+}
+
+// name follows the positions of the records in their order, and returns the id for one that has none.
+func (r *reading) name(f wire.Fields) (id string) {
+	if len(f.Position) == 0 {
+		r.ordinal++
+		if len(f.ID) == 0 {
+			return wire.InsideID(r.lane.Source, r.partition, r.precede, r.ordinal)
+		}
+		return ""
+	}
+	if len(f.ID) == 0 {
+		id = wire.RecordID(r.lane.Source, r.partition, f.Position)
+	}
+	r.precede, r.ordinal = append(r.precede[:0], f.Position...), 0
+	return id
 }
 
 func (r *reading) maxRecordBytes() int64 {
@@ -210,25 +237,27 @@ func withIDs(records *wire.Batch, ids map[int]string) *wire.Batch {
 }
 
 // takeFailed buries what the source could not make a record of, in its place in the lane.
-func (r *reading) takeFailed(record []byte, f dispatch.Failure) error {
-	var w wire.Builder
-	w.AppendEncoded(record)
-	records := w.Finish()
-	fields, err := wire.Scan(record)
+func (r *reading) takeFailed(ctx context.Context, record []byte, f dispatch.Failure) error {
+	fields, err := scanned(record)
+	if err == nil && len(record) > wire.MaxRecordBytes {
+		err = fmt.Errorf("it has %d bytes: %w", len(record), wire.ErrTooLarge)
+	}
 	if err != nil {
-		records.Free()
 		return fmt.Errorf("failed record of source %s: %w", r.lane.Source, err)
 	}
-	if len(fields.ID) == 0 {
-		records = withIDs(records, map[int]string{0: wire.RecordID(r.lane.Source, r.partition, fields.Position)})
+	var w wire.Builder
+	if id := r.name(fields); id != "" {
+		w.AppendWithID(record, id)
+	} else {
+		w.AppendEncoded(record)
 	}
+	records := w.Finish()
 	position := append([]byte(nil), fields.Position...)
 	first := r.tracker.Read(position, []uint32{uint32(len(position))})
 	r.s.recordsIn.Add(1)
 	b := flow.FromRoot(r.lane, records, r.tracker, first, []uint64{first}, nil)
-	r.s.e.letters.bury(r.s.letter(b, records.Record(0), r.s.key.stage, "", f, nil), burial{batch: b, lane: r.lane, stage: r.s})
-	b.Drop()
-	return nil
+	defer b.Drop()
+	return r.s.buryPaid(ctx, r.s.letter(b, records.Record(0), r.s.key.stage, "", f, nil), burial{batch: b, lane: r.lane, stage: r.s})
 }
 
 // awaitSpan blocks while the lane is too far ahead of its oldest unsettled record.
@@ -310,6 +339,7 @@ func (r *reading) stored(c *controlv1.Checkpoint, result controlv1.CheckpointRes
 	r.mu.Lock()
 	switch result {
 	case controlv1.CheckpointResult_CHECKPOINT_RESULT_ACCEPTED:
+		// I3: only what is checkpointed is committed.
 		r.storedSequence = c.GetSequence()
 		if len(c.GetPosition()) > 0 {
 			r.storedPosition = c.GetPosition()
@@ -320,18 +350,22 @@ func (r *reading) stored(c *controlv1.Checkpoint, result controlv1.CheckpointRes
 		if r.finishing && c.GetSequence() == r.tracker.SettledThrough() && c.GetEnded() == r.exhausted {
 			r.closed = true
 		}
+		if r.unstored {
+			r.unstored, r.problem = false, ""
+		}
 		r.mu.Unlock()
+		signal(r.saved)
 	case controlv1.CheckpointResult_CHECKPOINT_RESULT_FENCED, controlv1.CheckpointResult_CHECKPOINT_RESULT_STALE:
 		r.problem = fmt.Sprintf("the router refused the checkpoint at sequence %d: %s", c.GetSequence(), result)
 		r.mu.Unlock()
 		r.cancel(errFenced)
 	default:
+		if err != nil {
+			r.unstored, r.problem = true, "checkpoints are not stored: "+err.Error()
+		}
 		r.mu.Unlock()
 		r.tracker.Restore(lane.Point{Sequence: c.GetSequence(), Position: c.GetPosition()})
 		r.s.e.checkpoints.report(r)
-		if err != nil {
-			r.setProblem("checkpoints are not stored: " + err.Error())
-		}
 		return
 	}
 	signal(r.moved)

@@ -2,8 +2,10 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -65,6 +67,17 @@ func (u *undertaker) bury(l *controlv1.Letter, b burial) {
 	signal(u.wake)
 }
 
+// buryPaid takes a letter that no edge pays for: it waits until the stage's letters leave room.
+func (s *stage) buryPaid(ctx context.Context, l *controlv1.Letter, b burial) error {
+	size := int64(l.SizeVT())
+	if err := s.graves.Acquire(ctx, 1, size); err != nil {
+		return fmt.Errorf("wait for the dead letters of stage %s: %w", s.key.stage, err)
+	}
+	b.then = func() { s.graves.Release(1, size) }
+	s.e.letters.bury(l, b)
+	return nil
+}
+
 // problem says that letters of a stage wait because the store does not take them.
 func (u *undertaker) problem(k key) string {
 	u.mu.Lock()
@@ -99,6 +112,9 @@ func (u *undertaker) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		if err == nil && len(stored) != len(letters) {
+			err = fmt.Errorf("the store answered for %d of %d letters", len(stored), len(letters))
+		}
 		if err != nil {
 			failures++
 			u.mu.Lock()
@@ -113,12 +129,13 @@ func (u *undertaker) run(ctx context.Context) {
 		failures = 0
 		u.mu.Lock()
 		u.fault = ""
-		u.waiting = append(u.waiting[:0], u.waiting[len(batch):]...)
+		u.waiting = slices.Delete(u.waiting, 0, len(batch))
 		u.mu.Unlock()
 		for i, g := range batch {
-			if r := g.burial.lane.Replay; r != nil && i < len(stored) {
+			if r := g.burial.lane.Replay; r != nil {
 				r.Letter.Store(stored[i].GetId())
 			}
+			// I6: dead only once the letter is durable.
 			g.burial.batch.Settle(g.burial.index, g.burial.index+1, flow.Dead)
 			g.burial.stage.burying.Add(-1)
 			if g.burial.then != nil {

@@ -4,16 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/conveyor-etl/conveyor/buffer"
-	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	linkv1 "github.com/conveyor-etl/conveyor/protos/conveyor/link/v1"
 	"github.com/conveyor-etl/conveyor/protos/wire"
 	"github.com/conveyor-etl/conveyor/sidecar/internal/flow"
@@ -30,27 +27,34 @@ type linkIn struct {
 
 func newLinkIn(s *stage) *linkIn { return &linkIn{s: s, ends: make(map[string]*linkEnd)} }
 
-// open returns the receiving end for a sender. A sender with an older epoch than one seen before is refused.
+// open returns the receiving end for a sender. One that the stage has no edge from is refused, and so is one with an older epoch than the
+// stage has seen or the assignment names.
 func (l *linkIn) open(from string, sender flow.Epoch) (*linkEnd, error) {
+	peer := l.s.upstreamPeer(from)
+	if peer == nil {
+		return nil, refusal(codes.Unavailable, "NOT_ASSIGNED", "stage %s has no edge from stage %s, or not yet", l.s.key.stage, from)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return nil, refusal(codes.FailedPrecondition, "STALE_EPOCH", "the stage has ended here")
 	}
-	if end := l.ends[from]; end != nil {
-		if sender.Less(end.sender) {
-			return nil, refusal(codes.FailedPrecondition, "FENCED", "stage %s has a newer owner than the one that sends", from)
-		}
+	end := l.ends[from]
+	// I10: an older owner of the sending stage is refused.
+	if sender.Less(epochOf(peer.GetEpoch())) || end != nil && sender.Less(end.sender) {
+		return nil, refusal(codes.FailedPrecondition, "FENCED", "stage %s has a newer owner than the one that sends", from)
+	}
+	if end != nil {
 		if end.sender == sender {
 			return end, nil
 		}
 		end.supersede()
 	}
-	end := &linkEnd{
-		s: l.s, from: from, sender: sender, limit: buffer.NewRecvLimit(l.s.windowRecords(), l.s.windowBytes()),
-		outcomes: make([]flow.Outcome, l.s.windowRecords()+1), wake: make(chan struct{}, 1),
+	end = &linkEnd{
+		s: l.s, from: from, sender: sender, limit: buffer.NewRecvLimit(l.s.windowRecords(), l.s.windowBytes()), wake: make(chan struct{}, 1),
 	}
 	l.ends[from] = end
+	l.s.in.reopen(from)
 	return end, nil
 }
 
@@ -73,7 +77,7 @@ func refusal(code codes.Code, reason, format string, args ...any) error {
 }
 
 // linkEnd receives what one owner of the sending stage sends, over one stream after the other. It is the root of the records' settlement
-// and remembers how they ended until the sender must have heard of it.
+// and remembers how they ended until the sender has heard of it.
 type linkEnd struct {
 	s      *stage
 	from   string
@@ -83,12 +87,46 @@ type linkEnd struct {
 
 	mu       sync.Mutex
 	received uint64 // highest number taken
-	// outcomes of the last numbers, at number modulo its length: the sender cannot hold more unsettled records than the window has.
-	outcomes []flow.Outcome
-	news     []*linkv1.SettledRun // not sent yet
-	ended    bool
-	endSent  bool
-	stream   context.CancelCauseFunc // ends the current stream
+	taken    uint64 // records taken
+	granted  uint64 // records that the sender may have sent in all, as it was told last
+	news     []settled
+	// told is what was sent and of which it is not known that it arrived. It cannot be longer than the window: who uses new credit has
+	// heard of all that was told before.
+	told    []settled
+	ended   bool
+	endSent bool
+	stream  *incoming // the current one
+}
+
+// settled is a run of records that ended alike. Once the sender has used more credit than granted it has heard of them.
+type settled struct {
+	first, count uint64
+	outcome      flow.Outcome
+	granted      uint64
+}
+
+func (r settled) proto() *linkv1.SettledRun {
+	return &linkv1.SettledRun{First: r.first, Count: r.count, Outcome: r.outcome.Proto()}
+}
+
+// appendSettled adds a run, to the last one where it goes on there.
+func appendSettled(runs []settled, r settled) []settled {
+	if k := len(runs); k > 0 {
+		last := &runs[k-1]
+		if last.first+last.count == r.first && last.outcome == r.outcome && last.granted == r.granted {
+			last.count += r.count
+			return runs
+		}
+	}
+	return append(runs, r)
+}
+
+// incoming is one stream of a link.
+type incoming struct {
+	end    *linkEnd
+	cancel context.CancelCauseFunc
+	// lanes by the index that introduced them on this stream.
+	lanes map[uint32]*flow.Lane
 }
 
 // errSuperseded ends a stream whose sender, or whose stream, has a successor.
@@ -98,7 +136,16 @@ func (e *linkEnd) supersede() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.stream != nil {
-		e.stream(errSuperseded)
+		e.stream.cancel(errSuperseded)
+		e.stream = nil
+	}
+}
+
+// detach makes a stream that has ended not the current one.
+func (e *linkEnd) detach(in *incoming) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.stream == in {
 		e.stream = nil
 	}
 }
@@ -106,14 +153,7 @@ func (e *linkEnd) supersede() {
 // Settle notes how records ended, to tell the sender.
 func (e *linkEnd) Settle(first uint64, n int, o flow.Outcome) {
 	e.mu.Lock()
-	for i := range uint64(n) {
-		e.outcomes[(first+i)%uint64(len(e.outcomes))] = o
-	}
-	if k := len(e.news); k > 0 && e.news[k-1].First+e.news[k-1].Count == first && e.news[k-1].Outcome == o.Proto() {
-		e.news[k-1].Count += uint64(n)
-	} else {
-		e.news = append(e.news, &linkv1.SettledRun{First: first, Count: uint64(n), Outcome: o.Proto()})
-	}
+	e.news = appendSettled(e.news, settled{first: first, count: uint64(n), outcome: o})
 	e.mu.Unlock()
 	signal(e.wake)
 }
@@ -121,51 +161,58 @@ func (e *linkEnd) Settle(first uint64, n int, o flow.Outcome) {
 // Release gives back the credit of records that have settled.
 func (e *linkEnd) Release(_ *flow.Batch, records int, bytes int64, _ int) {
 	e.limit.Settle(records, bytes)
+	signal(e.wake)
 }
 
 // attach makes a stream the current one, and returns what the sender must be told first.
-func (e *linkEnd) attach(cancel context.CancelCauseFunc, firstUnsettled uint64) *linkv1.LinkResponse {
+func (e *linkEnd) attach(in *incoming, firstUnsettled uint64) *linkv1.LinkResponse {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.stream != nil {
-		e.stream(errSuperseded)
+		e.stream.cancel(errSuperseded)
 	}
-	e.stream = cancel
+	e.stream = in
 	e.endSent = false
-	g := e.limit.Announce()
-	resp := &linkv1.LinkResponse{
-		Opened: &linkv1.LinkOpened{ReceivedThrough: e.received, Credit: &linkv1.Credit{Records: g.Records, Bytes: g.Bytes}},
-	}
-	// Responses may have been lost with the last stream: everything that the sender still holds is told again.
-	e.news = nil
-	window := uint64(len(e.outcomes))
-	from := max(firstUnsettled, 1)
-	if e.received >= window {
-		from = max(from, e.received-window+1)
-	}
-	for n := from; n <= e.received; n++ {
-		o := e.outcomes[n%window].Proto()
-		if o == linkv1.Outcome_OUTCOME_UNSPECIFIED {
+	// I12: what the last stream may have lost is told again.
+	again := append(e.told, e.news...)
+	e.told, e.news = nil, nil
+	resp := &linkv1.LinkResponse{Opened: &linkv1.LinkOpened{ReceivedThrough: e.received, Credit: e.grant()}}
+	for _, r := range again {
+		if r.first+r.count <= firstUnsettled {
 			continue
 		}
-		if k := len(resp.Settled); k > 0 && resp.Settled[k-1].First+resp.Settled[k-1].Count == n && resp.Settled[k-1].Outcome == o {
-			resp.Settled[k-1].Count++
-		} else {
-			resp.Settled = append(resp.Settled, &linkv1.SettledRun{First: n, Count: 1, Outcome: o})
-		}
+		r.granted = e.taken // any frame on this stream comes from one who has heard of it
+		e.told = appendSettled(e.told, r)
+	}
+	for _, r := range e.told {
+		resp.Settled = append(resp.Settled, r.proto())
 	}
 	return resp
 }
 
-// response returns what is new for the sender, or nil.
-func (e *linkEnd) response() *linkv1.LinkResponse {
+// grant returns the credit to announce. Called with the lock.
+func (e *linkEnd) grant() *linkv1.Credit {
+	g := e.limit.Announce()
+	e.granted = g.Records
+	return &linkv1.Credit{Records: g.Records, Bytes: g.Bytes}
+}
+
+// response returns what is new for the sender, or nil. Only the current stream may tell it.
+func (e *linkEnd) response(in *incoming) *linkv1.LinkResponse {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	resp := &linkv1.LinkResponse{Settled: e.news}
-	e.news = nil
+	if e.stream != in {
+		return nil
+	}
+	resp := &linkv1.LinkResponse{}
+	for _, r := range e.news {
+		resp.Settled = append(resp.Settled, r.proto())
+		r.granted = e.granted
+		e.told = appendSettled(e.told, r)
+	}
+	e.news = e.news[:0]
 	if e.limit.ShouldAnnounce() {
-		g := e.limit.Announce()
-		resp.Credit = &linkv1.Credit{Records: g.Records, Bytes: g.Bytes}
+		resp.Credit = e.grant()
 	}
 	if e.ended && !e.endSent {
 		e.endSent = true
@@ -177,10 +224,21 @@ func (e *linkEnd) response() *linkv1.LinkResponse {
 	return resp
 }
 
+// heard forgets what the sender has heard of. Called with the lock.
+func (e *linkEnd) heard() {
+	n := 0
+	for n < len(e.told) && e.told[n].granted < e.taken {
+		n++
+	}
+	if n > 0 {
+		e.told = append(e.told[:0], e.told[n:]...)
+	}
+}
+
 // take hands a frame to the stage.
-func (e *linkEnd) take(h *linkv1.FrameHeader, records *wire.Batch, lanes map[uint32]*flow.Lane) error {
+func (in *incoming) take(h *linkv1.FrameHeader, records *wire.Batch) error {
 	n := records.Len()
-	lane := lanes[h.GetLane()]
+	lane := in.lanes[h.GetLane()]
 	switch {
 	case lane == nil:
 		return fmt.Errorf("frame of lane %d, which was not introduced", h.GetLane())
@@ -188,11 +246,46 @@ func (e *linkEnd) take(h *linkv1.FrameHeader, records *wire.Batch, lanes map[uin
 		return fmt.Errorf("frame with %d records of %d bytes, its header says %d of %d", n, records.Bytes(), h.GetRecords(), h.GetBytes())
 	case len(h.GetKeyHashes()) != 0 && len(h.GetKeyHashes()) != n:
 		return fmt.Errorf("frame with %d records and %d key hashes", n, len(h.GetKeyHashes()))
+	case h.GetFirst()+uint64(n) < h.GetFirst():
+		return fmt.Errorf("frame from number %d on, which is no number", h.GetFirst())
 	}
+	seqs, err := sequences(h.GetOrigins(), n)
+	if err != nil {
+		return err
+	}
+	var keys []uint64
+	if len(h.GetKeyHashes()) > 0 {
+		keys = append(keys, h.GetKeyHashes()...)
+	}
+	e := in.end
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.stream != in:
+		return errSuperseded
+	case h.GetFirst() <= e.received:
+		return fmt.Errorf("frame from number %d on, %d was received", h.GetFirst(), e.received)
+	}
+	// I8: the receiver holds its sender to the credit.
+	if err := e.limit.Check(n, int64(records.Bytes())); err != nil {
+		return fmt.Errorf("the sender exceeds its credit: %w", err)
+	}
+	e.received = h.GetFirst() + uint64(n) - 1
+	e.taken += uint64(n)
+	e.heard()
+	b := flow.FromRoot(lane, records, e, h.GetFirst(), seqs, keys)
+	b.From = e.from
+	b.Charge(e)
+	e.s.in.push(b)
+	return nil
+}
+
+// sequences writes out the origins of n records.
+func sequences(origins []*linkv1.OriginRun, n int) ([]uint64, error) {
 	seqs := make([]uint64, 0, n)
-	for _, run := range h.GetOrigins() {
+	for _, run := range origins {
 		if uint64(run.GetCount()) > uint64(n-len(seqs)) {
-			return fmt.Errorf("frame with %d records and more origins", n)
+			return nil, fmt.Errorf("frame with %d records and more origins", n)
 		}
 		for i := range uint64(run.GetCount()) {
 			if run.GetSame() {
@@ -202,160 +295,8 @@ func (e *linkEnd) take(h *linkv1.FrameHeader, records *wire.Batch, lanes map[uin
 		}
 	}
 	if len(seqs) != n {
-		return fmt.Errorf("frame with %d records and %d origins", n, len(seqs))
+		return nil, fmt.Errorf("frame with %d records and %d origins", n, len(seqs))
 	}
-	if err := e.limit.Check(n, int64(records.Bytes())); err != nil {
-		return fmt.Errorf("the sender exceeds its credit: %w", err)
-	}
-	var keys []uint64
-	if len(h.GetKeyHashes()) > 0 {
-		keys = append(keys, h.GetKeyHashes()...)
-	}
-	e.mu.Lock()
-	if h.GetFirst() <= e.received {
-		e.mu.Unlock()
-		return fmt.Errorf("frame from number %d on, %d was received", h.GetFirst(), e.received)
-	}
-	for i := range uint64(n) {
-		e.outcomes[(h.GetFirst()+i)%uint64(len(e.outcomes))] = flow.Open
-	}
-	e.received = h.GetFirst() + uint64(n) - 1
-	e.mu.Unlock()
-	b := flow.FromRoot(lane, records, e, h.GetFirst(), seqs, keys)
-	b.From = e.from
-	b.Charge(e)
-	e.s.in.push(b)
-	return nil
+	return seqs, nil
 }
 
-// linkServer is SidecarDataPlane over messages that keep their records encoded.
-type linkServer interface {
-	link(stream grpc.ServerStream) error
-}
-
-// RegisterLink offers SidecarDataPlane. The server must use the codec of package wire.
-func (e *Engine) RegisterLink(registrar grpc.ServiceRegistrar) {
-	desc := controlv1.SidecarDataPlane_ServiceDesc
-	registrar.RegisterService(&grpc.ServiceDesc{
-		ServiceName: desc.ServiceName,
-		HandlerType: (*linkServer)(nil),
-		Metadata:    desc.Metadata,
-		Streams: []grpc.StreamDesc{{
-			StreamName: "Link", ServerStreams: true, ClientStreams: true,
-			Handler: func(srv any, stream grpc.ServerStream) error { return srv.(linkServer).link(stream) },
-		}},
-	}, e)
-}
-
-// link serves one stream of one edge.
-func (e *Engine) link(stream grpc.ServerStream) error {
-	m := &wire.Message{Head: &linkv1.LinkRequest{}}
-	if err := stream.RecvMsg(m); err != nil {
-		return err
-	}
-	open := m.Head.(*linkv1.LinkRequest).GetOpen()
-	if open == nil {
-		return refusal(codes.InvalidArgument, "INVALID_LINK", "the first message of a link is not an open")
-	}
-	end, err := e.linkEnd(open)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancelCause(stream.Context())
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel(nil)
-	if err := stream.SendMsg(end.attach(cancel, open.GetFirstUnsettled())); err != nil {
-		return err
-	}
-	wg.Go(func() { end.send(ctx, cancel, stream) })
-	received := make(chan error, 1)
-	// RecvMsg returns only when the stream ends, which is after this function has: nobody waits for this goroutine but gRPC itself.
-	go func() { received <- end.receive(ctx, stream) }()
-	select {
-	case err = <-received:
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	}
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, errSuperseded):
-		return refusal(codes.Aborted, "SUPERSEDED", "%v", err)
-	case status.Code(err) != codes.Unknown:
-		return err
-	}
-	e.log.Warn("link broken", "pipeline", open.GetPipeline(), "from", open.GetFrom(), "to", open.GetTo(), "err", err)
-	return refusal(codes.InvalidArgument, "INVALID_LINK", "%v", err)
-}
-
-// linkEnd returns the receiving end that an open asks for.
-func (e *Engine) linkEnd(open *linkv1.LinkOpen) (*linkEnd, error) {
-	e.mu.Lock()
-	s := e.stages[key{open.GetPipeline(), open.GetGeneration(), open.GetTo()}]
-	e.mu.Unlock()
-	if s == nil {
-		return nil, refusal(codes.Unavailable, "NOT_ASSIGNED", "stage %s of %s is not assigned to this sidecar, or not yet", open.GetTo(), open.GetPipeline())
-	}
-	if epochOf(open.GetReceiver()) != s.epoch {
-		return nil, refusal(codes.Unavailable, "STALE_EPOCH", "stage %s of %s has another epoch here", open.GetTo(), open.GetPipeline())
-	}
-	return s.links.open(open.GetFrom(), epochOf(open.GetSender()))
-}
-
-// receive takes frames until the sender closes the stream.
-func (e *linkEnd) receive(ctx context.Context, stream grpc.ServerStream) error {
-	lanes := make(map[uint32]*flow.Lane)
-	for {
-		m := &wire.Message{Head: &linkv1.LinkRequest{}}
-		if err := stream.RecvMsg(m); err != nil {
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			return err
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		req := m.Head.(*linkv1.LinkRequest)
-		for _, l := range req.GetLanes() {
-			lanes[l.GetIndex()] = &flow.Lane{
-				Pipeline: e.s.key.pipeline, Generation: l.GetGeneration(), Source: l.GetSource(), Stage: l.GetSourceStage(),
-				Partition: l.GetPartition(), Epoch: epochOf(l.GetEpoch()),
-			}
-			if n := l.GetReplays(); n > 0 {
-				lanes[l.GetIndex()].Replay = &flow.Replay{Count: n}
-			}
-		}
-		if m.Batch != nil {
-			if err := e.take(req.GetHeader(), m.Batch, lanes); err != nil {
-				m.Batch.Free()
-				return err
-			}
-		}
-		if end := req.GetEnd(); end != nil {
-			e.s.in.end(e.from, end.GetCompleted())
-			e.mu.Lock()
-			e.ended = true
-			e.mu.Unlock()
-			signal(e.wake)
-		}
-	}
-}
-
-// send tells the sender what has settled and what more it may send.
-func (e *linkEnd) send(ctx context.Context, cancel context.CancelCauseFunc, stream grpc.ServerStream) {
-	for {
-		if resp := e.response(); resp != nil {
-			if err := stream.SendMsg(resp); err != nil {
-				cancel(err)
-				return
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-e.wake:
-		}
-	}
-}

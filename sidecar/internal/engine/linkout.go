@@ -120,6 +120,9 @@ func (l *linkOut) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		if l.endKnown() {
+			return // nothing is left to say
+		}
 		if l.progress() != before {
 			failures = 0
 		}
@@ -390,6 +393,9 @@ func (l *linkOut) cut(e *sending, from int, lanes map[*flow.Lane]uint32) *wire.M
 	head := &linkv1.LinkRequest{}
 	lane, known := lanes[b.Lane]
 	if !known {
+		if len(lanes) == maxLanes/2 {
+			clear(lanes) // the indexes begin anew: whoever introduced them last has them
+		}
 		lane = uint32(len(lanes))
 		lanes[b.Lane] = lane
 		intro := &linkv1.Lane{

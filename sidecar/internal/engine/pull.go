@@ -83,8 +83,6 @@ func (w *source) pull(ctx context.Context, r *reading, beginning bool) (exhauste
 		select {
 		case <-ctx.Done():
 			return false, fmt.Errorf("%s: %w", name, context.Cause(ctx))
-		case <-r.moved:
-			signal(p.wake)
 		case <-drained:
 			drained = nil
 			p.askToStop()
@@ -102,6 +100,10 @@ func (w *source) pull(ctx context.Context, r *reading, beginning bool) (exhauste
 				continue
 			}
 			exhausted = end.GetExhausted()
+			if !exhausted && drained != nil {
+				// It ends by itself, as a service does that is restarted. It is let go at once, since its sink may be ending with it.
+				return false, fmt.Errorf("%s: it has stopped reading", name)
+			}
 			if err := r.finish(ctx, exhausted); err != nil {
 				return false, err
 			}
@@ -142,7 +144,7 @@ func (w *source) handle(ctx context.Context, r *reading, p *pulling, m *wire.Mes
 		if err := p.limit.Check(1, int64(len(record))); err != nil {
 			return nil, fmt.Errorf("it sent more than it was allowed: %w", err)
 		}
-		if err := r.takeFailed(record, failureOf(resp.Failed.GetFailure())); err != nil {
+		if err := r.takeFailed(ctx, record, failureOf(resp.Failed.GetFailure())); err != nil {
 			return nil, err
 		}
 		if err := r.awaitSpan(ctx); err != nil {
@@ -240,6 +242,7 @@ func (p *pulling) send(ctx context.Context, r *reading) error {
 		case <-ctx.Done():
 			return nil
 		case <-p.wake:
+		case <-r.saved:
 		}
 	}
 }

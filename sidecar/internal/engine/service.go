@@ -24,6 +24,9 @@ import (
 // describePatience is how long a service may take to describe itself.
 const describePatience = 10 * time.Second
 
+// openPatience is how long a service may take to answer the opening of a stream before the stage says that it waits for it.
+const openPatience = 2 * time.Second
+
 // service is the work of a stage whose records go through a transform, or into a sink.
 type service struct {
 	s    *stage
@@ -142,6 +145,8 @@ func (w *service) session(ctx context.Context) (completed bool, err error) {
 	out := make(chan *wire.Message, 64)
 	answers := make(chan *answer, 4)
 	wg.Go(func() { cancel(w.receive(ctx, stream, answers)) })
+	silent := time.AfterFunc(openPatience, func() { w.s.wait(w.name() + ": it has not answered the opening of the stream yet") })
+	defer silent.Stop()
 	select {
 	case <-ctx.Done():
 		return false, context.Cause(ctx)
@@ -150,6 +155,7 @@ func (w *service) session(ctx context.Context) (completed bool, err error) {
 			return false, errors.New("its first response is not an opened")
 		}
 	}
+	silent.Stop()
 	w.s.setOpen(true)
 	w.before = w.d.Sent()
 	wg.Go(func() {
@@ -243,7 +249,7 @@ func (w *service) loop(ctx context.Context, out chan<- *wire.Message, answers <-
 	defer timer.Stop()
 	completing := false
 	for {
-		for _, b := range w.s.in.take() {
+		for _, b := range w.s.in.take(&w.held) {
 			w.s.recordsIn.Add(uint64(b.Len()))
 			w.d.Add(b)
 		}
@@ -264,7 +270,9 @@ func (w *service) loop(ctx context.Context, out chan<- *wire.Message, answers <-
 				if head == nil || !whole {
 					return whole, nil
 				}
-				out <- &wire.Message{Head: head}
+				if err := push(ctx, out, &wire.Message{Head: head}); err != nil {
+					return false, err
+				}
 				completing = true
 			} else {
 				wait = restPoll
@@ -284,10 +292,16 @@ func (w *service) loop(ctx context.Context, out chan<- *wire.Message, answers <-
 			}
 		case a := <-answers:
 			if a.completed {
+				if !completing {
+					return false, errors.New("it says that it completed, which it was not asked to")
+				}
 				if a.failure != nil {
 					return false, fmt.Errorf("it could not complete: %s: %s", a.failure.GetCode(), a.failure.GetMessage())
 				}
 				return true, nil
+			}
+			if err := w.giveIDs(a); err != nil {
+				return false, err
 			}
 			steps, err := w.d.Answer(a.sequence+w.before, a.results, a, time.Now())
 			if err != nil {
@@ -297,6 +311,16 @@ func (w *service) loop(ctx context.Context, out chan<- *wire.Message, answers <-
 				return false, err
 			}
 		}
+	}
+}
+
+// push hands a message to the sending side of the stream.
+func push(ctx context.Context, out chan<- *wire.Message, m *wire.Message) error {
+	select {
+	case out <- m:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -347,10 +371,8 @@ func (w *service) act(ctx context.Context, steps []dispatch.Step, out chan<- *wi
 			w.bury(step)
 		case dispatch.Release:
 			if f, err := wire.Scan(step.Item.Record); err == nil && out != nil {
-				select {
-				case out <- &wire.Message{Head: w.port.released(append([]byte(nil), f.Key...))}:
-				case <-ctx.Done():
-					return context.Cause(ctx)
+				if err := push(ctx, out, &wire.Message{Head: w.port.released(append([]byte(nil), f.Key...))}); err != nil {
+					return err
 				}
 			}
 		}

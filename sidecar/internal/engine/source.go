@@ -100,15 +100,17 @@ func (w *source) run(ctx context.Context) {
 			}
 		default:
 		}
+		var retry <-chan time.Time
 		if err != nil {
 			failures++
+			retry = time.After(backoff(failures))
 			w.s.wait(err.Error())
 			if len(w.all()) == 0 {
 				select {
 				case <-ctx.Done():
 					return
 				case <-w.s.drained:
-				case <-time.After(backoff(failures)):
+				case <-retry:
 				}
 				continue
 			}
@@ -129,6 +131,7 @@ func (w *source) run(ctx context.Context) {
 			return
 		case <-ended:
 		case <-again.C:
+		case <-retry:
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/conveyor-etl/conveyor/buffer"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	conveyorv1 "github.com/conveyor-etl/conveyor/protos/conveyor/v1"
 	"github.com/conveyor-etl/conveyor/sidecar/internal/flow"
@@ -51,7 +52,8 @@ type stage struct {
 	done   chan struct{}
 	ctx    context.Context // of the stage's work; its cause says why it ended
 
-	burying atomic.Int64 // records on their way to the dead letters
+	burying atomic.Int64   // records on their way to the dead letters
+	graves  *buffer.Window // room for those of them that hold no credit of an edge
 
 	recordsIn, recordsOut, failed, retries atomic.Uint64
 
@@ -75,6 +77,7 @@ func newStage(e *Engine, a *controlv1.Assignment) *stage {
 	s.log = e.log.With("pipeline", s.key.pipeline, "stage", s.key.stage)
 	s.ctx, s.cancel = context.WithCancel(e.ctx)
 	s.links = newLinkIn(s)
+	s.graves = buffer.New(s.windowRecords(), s.windowBytes())
 	for _, p := range a.GetDownstream() {
 		out, err := newEdge(s.key.stage, p, s.windowRecords(), s.windowBytes())
 		if err != nil {
@@ -169,14 +172,14 @@ func (s *stage) stop() {
 func (s *stage) update(a *controlv1.Assignment, draining bool) {
 	s.mu.Lock()
 	s.asg = a
-	s.upstream = s.upstream[:0]
+	s.upstream = nil
 	for _, p := range a.GetUpstream() {
 		s.upstream = append(s.upstream, p.GetStage())
 	}
 	s.mu.Unlock()
 	for _, p := range a.GetUpstream() {
 		if p.GetCompleted() {
-			s.in.end(p.GetStage(), true)
+			s.in.gone(p.GetStage(), !a.GetDrain())
 		}
 	}
 	for _, p := range a.GetDownstream() {
@@ -198,6 +201,16 @@ func (s *stage) drain(on bool) {
 		s.draining = true
 		close(s.drained)
 	}
+}
+
+// upstreamPeer returns the other end of the edge from a stage, nil without one.
+func (s *stage) upstreamPeer(name string) *controlv1.Peer {
+	for _, p := range s.assignment().GetUpstream() {
+		if p.GetStage() == name {
+			return p
+		}
+	}
+	return nil
 }
 
 func (s *stage) assignment() *controlv1.Assignment {

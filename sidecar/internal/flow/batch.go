@@ -30,6 +30,7 @@ type Batch struct {
 	left      int       // records not settled
 	credit    Credit
 	abandoned bool
+	detached  bool
 }
 
 // Len returns the number of records.
@@ -110,9 +111,12 @@ func (b *Batch) Settle(from, to int, o Outcome) {
 		// The usual case: everything at once, on the only branch.
 		b.left = 0
 		b.settled = allSettled
-		credit := b.credit
+		credit, tell := b.credit, !b.detached
 		b.mu.Unlock()
-		b.end(from, to, o, credit, 0)
+		b.end(from, to, o, tell)
+		if credit != nil {
+			credit.Release(b, to-from, b.Bytes(from, to), 0)
+		}
 		return
 	}
 	b.settleSome(from, to, o)
@@ -164,21 +168,26 @@ func (b *Batch) settleSome(from, to int, o Outcome) {
 			ended = append(ended, run{i, i + 1, outcome})
 		}
 	}
-	credit, left := b.credit, b.left
+	credit, left, tell := b.credit, b.left, !b.detached
 	b.mu.Unlock()
 	for k, r := range ended {
-		if k < len(ended)-1 {
-			b.end(r.from, r.to, r.o, credit, max(left, 1))
-		} else {
-			b.end(r.from, r.to, r.o, credit, left)
+		b.end(r.from, r.to, r.o, tell)
+		if credit == nil {
+			continue
 		}
+		remaining := left
+		if k < len(ended)-1 {
+			remaining = max(left, 1)
+		}
+		credit.Release(b, r.to-r.from, b.Bytes(r.from, r.to), remaining)
 	}
 }
 
-// end tells the records' origins that they have settled.
-func (b *Batch) end(from, to int, o Outcome, credit Credit, left int) {
-	if credit != nil {
-		credit.Release(b, to-from, b.Bytes(from, to), left)
+// end tells the records' origins that they have settled. It comes before the credit is given back: whoever sees the credit may rely on
+// the origins knowing.
+func (b *Batch) end(from, to int, o Outcome, tell bool) {
+	if !tell {
+		return
 	}
 	for k := find(b.origins, from); from < to; k++ {
 		origin := &b.origins[k]
@@ -196,6 +205,29 @@ func (b *Batch) end(from, to int, o Outcome, credit Credit, left int) {
 		}
 		from += n
 	}
+}
+
+// Detach ends the branches of all records that have not settled with outcome o, as far as their origins are concerned. The records stay
+// where they are, and so does their credit, until Settle is called for them; how they end then makes no difference any more. It returns
+// how many there were.
+func (b *Batch) Detach(o Outcome) int {
+	b.mu.Lock()
+	if b.abandoned || b.detached {
+		b.mu.Unlock()
+		return 0
+	}
+	b.detached = true
+	open := b.unsettled()
+	b.mu.Unlock()
+	for at := 0; at < len(open); {
+		n := 1
+		for at+n < len(open) && open[at+n] == open[at]+n {
+			n++
+		}
+		b.end(open[at], open[at]+n, o, true)
+		at += n
+	}
+	return len(open)
 }
 
 // Settled reports whether record i has settled.

@@ -131,7 +131,7 @@ func (b *Batch) Reclaim(records *wire.Batch, indexes []int) *Batch {
 
 // pick returns a batch of runs of b's records that has b's own origins and credit.
 func (b *Batch) pick(records *wire.Batch, runs [][2]int) *Batch {
-	p := &Batch{Lane: b.Lane, Records: records, From: b.From, credit: b.credit}
+	p := &Batch{Lane: b.Lane, Records: records, From: b.From, credit: b.credit, detached: b.detached}
 	for _, run := range runs {
 		from, to := run[0], run[1]
 		p.Seqs = append(p.Seqs, b.Seqs[from:to]...)
