@@ -265,11 +265,8 @@ func (s *Store) usable() error {
 	case <-s.closing:
 		return ErrClosed
 	default:
+		return s.Err()
 	}
-	if err := s.fsm.halted.Load(); err != nil {
-		return err
-	}
-	return nil
 }
 
 // Leader is the id of the server that leads, as far as this node knows, or "".
@@ -373,10 +370,11 @@ func (s *Store) Failed() <-chan struct{} { return s.fsm.failed }
 
 // Err is nil until Failed is closed.
 func (s *Store) Err() error {
-	if err := s.fsm.halted.Load(); err != nil {
-		return err
+	err := s.fsm.halted.Load()
+	if err == nil {
+		return nil // and not a nil pointer within an error
 	}
-	return nil
+	return err
 }
 
 // Close stops the node and returns when it uses the directory no more. It may be called again.

@@ -101,8 +101,8 @@ func (c *Config) Validate() error {
 		}
 	}
 	if c.AdvertiseAddress != "" {
-		if _, _, err := net.SplitHostPort(c.AdvertiseAddress); err != nil {
-			fault("ADVERTISE_ADDRESS: %q is not host:port", c.AdvertiseAddress)
+		if _, err := env.ParseHostPort(c.AdvertiseAddress); err != nil {
+			fault("ADVERTISE_ADDRESS: %q: %w", c.AdvertiseAddress, err)
 		}
 	}
 	if _, err := logging.ParseLevel(c.LogLevel); err != nil {
@@ -127,8 +127,8 @@ func (c *Config) validatePeers(fault func(string, ...any)) {
 		if _, hostport, ok := strings.Cut(p, "="); ok {
 			p = hostport
 		}
-		if _, _, err := net.SplitHostPort(p); err != nil {
-			fault("RAFT_PEERS: %q is not host:port", p)
+		if _, err := env.ParseHostPort(p); err != nil {
+			fault("RAFT_PEERS: %q: %w", p, err)
 		}
 	}
 	if len(peers) > 1 {
