@@ -81,11 +81,11 @@ func (r *reading) begin(ctx context.Context, position []byte) error {
 		return fmt.Errorf("the position at which it begins has %d bytes, at most %d are allowed", len(position), maxPosition)
 	}
 	// Inside a unit that is read again the ordinals, and with them the ids, are the same again.
-	r.precede, r.ordinal = r.resume(), 0
+	r.precede, r.ordinal = bytes.Clone(r.resume()), 0
 	if len(position) == 0 || bytes.Equal(position, r.precede) {
 		return nil
 	}
-	r.precede = position
+	r.precede = bytes.Clone(position)
 	r.mu.Lock()
 	r.opened, r.start = position, position
 	r.mu.Unlock()
