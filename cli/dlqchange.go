@@ -56,12 +56,12 @@ new letter. With --data the pipelines of -f run here for as long as that takes.`
 			if err != nil {
 				return err
 			}
-			c, reopen, closeStore, err := a.openForReplay(cmd, store, files)
+			c, r, closeStore, err := a.openForReplay(cmd, store, files)
 			if err != nil {
 				return err
 			}
 			defer func() { err = first(err, closeStore()) }()
-			return a.replay(cmd.Context(), c, want, reopen, &format)
+			return a.replay(cmd.Context(), c, want, r, &format)
 		},
 	}
 	store.add(cmd)
@@ -72,8 +72,8 @@ new letter. With --data the pipelines of -f run here for as long as that takes.`
 	return cmd
 }
 
-// openForReplay returns the client, what makes letters of completed pipelines replayable (nil on a server), and what ends it all.
-func (a *app) openForReplay(cmd *cobra.Command, store letterStore, files fileFlags) (c *client.Client, reopen func(context.Context) error, end func() error, err error) {
+// openForReplay returns the client, the runner of the pipelines here (nil on a server), and what ends it all.
+func (a *app) openForReplay(cmd *cobra.Command, store letterStore, files fileFlags) (c *client.Client, r *runner, end func() error, err error) {
 	if store.data == "" {
 		if len(files.paths) > 0 {
 			return nil, nil, nil, usage(cmd, "-f belongs to --data; a server has its own manifests")
@@ -94,14 +94,14 @@ func (a *app) openForReplay(cmd *cobra.Command, store letterStore, files fileFla
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	r := &runner{app: a, client: sys.Client(), data: store.data}
+	r = &runner{app: a, client: sys.Client(), data: store.data}
 	if err = r.takeUp(cmd.Context(), set); err == nil {
 		err = sys.StartData(cmd.Context())
 	}
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, sys.Close())
 	}
-	return sys.Client(), func(ctx context.Context) error { return r.reopen(ctx, false) }, func() error {
+	return sys.Client(), r, func() error {
 		// Sinks finish their files when the pipelines complete once more.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), finishTimeout)
 		defer cancel()
@@ -112,17 +112,20 @@ func (a *app) openForReplay(cmd *cobra.Command, store letterStore, files fileFla
 const (
 	// finishTimeout bounds how long a replay waits for pipelines to complete once more.
 	finishTimeout = time.Minute
-	// maxRounds is how often letters are tried whose pipeline had completed before they had their turn.
-	maxRounds = 5
+	// chaseFor is how long letters are tried again whose pipeline had completed, or had not begun, when they had their turn.
+	chaseFor = 15 * time.Second
+	// chasePause is between two such tries.
+	chasePause = 50 * time.Millisecond
 )
 
-// replay replays the letters, again where a pipeline had completed before all letters had their turn: reopen opens such pipelines.
-func (a *app) replay(ctx context.Context, c *client.Client, want *controlv1.LetterFilter, reopen func(context.Context) error, format *output.Format) error {
+// replay replays the letters. Where the pipelines run here, they complete as soon as their sources have nothing more, perhaps before all letters had
+// their turn: r opens them again then.
+func (a *app) replay(ctx context.Context, c *client.Client, want *controlv1.LetterFilter, r *runner, format *output.Format) error {
 	res := ReplayResult{APIVersion: dsl.APIVersion, Kind: "ReplayResult"}
-	selection := want
+	selection, begun := want, time.Now()
 	for round := 0; ; round++ {
-		if reopen != nil {
-			if err := reopen(ctx); err != nil {
+		if r != nil {
+			if err := r.reopen(ctx, false); err != nil {
 				return err
 			}
 		}
@@ -135,13 +138,20 @@ func (a *app) replay(ctx context.Context, c *client.Client, want *controlv1.Lett
 		}
 		res.Settled += once.Settled
 		res.FailedAgain += once.FailedAgain
-		res.Problems = once.Problems
-		if reopen == nil || len(res.Problems) == 0 || round == maxRounds-1 {
+		res.Problems = append(res.Problems, once.Problems...)
+		if r == nil || time.Since(begun) > chaseFor {
 			break
 		}
-		selection = &controlv1.LetterFilter{AllNamespaces: true}
-		for _, problem := range res.Problems {
-			selection.Ids = append(selection.Ids, problem.ID)
+		if selection, res.Problems, err = r.again(ctx, res.Problems); err != nil {
+			return err
+		}
+		if len(selection.GetIds()) == 0 {
+			break
+		}
+		select {
+		case <-time.After(chasePause):
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
 	return a.reportReplay(&res, len(want.GetIds()), format)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/conveyor-etl/conveyor/client"
 	"github.com/conveyor-etl/conveyor/dsl"
+	"github.com/conveyor-etl/conveyor/dsl/graph"
 	"github.com/conveyor-etl/conveyor/internal/logging"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 )
@@ -129,6 +130,40 @@ func (r *runner) awaitReopened(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// again takes the problems apart: the letters to try again, and those that cannot be replayed because their records never left the source.
+func (r *runner) again(ctx context.Context, problems []ReplayProblem) (*controlv1.LetterFilter, []ReplayProblem, error) {
+	retry := &controlv1.LetterFilter{AllNamespaces: true}
+	var stay []ReplayProblem
+	for _, p := range problems {
+		l, err := r.client.Letter(ctx, p.ID)
+		if err != nil {
+			return nil, nil, err
+		}
+		g := r.graphOf(l.GetNamespace(), l.GetPipeline())
+		switch node := g.Node(l.GetStage()); {
+		case node == nil:
+			stay = append(stay, ReplayProblem{p.ID, fmt.Sprintf("the manifests have no stage %s in a pipeline %s", l.GetStage(), l.GetPipeline())})
+		case node.Kind == graph.Source:
+			stay = append(stay, ReplayProblem{p.ID, "it holds what the source could not make a record of: correct it where it came from"})
+		default:
+			retry.Ids = append(retry.Ids, p.ID)
+		}
+	}
+	return retry, stay, nil
+}
+
+// graphOf is the graph of a pipeline that runs here; an empty one when it does not.
+func (r *runner) graphOf(namespace, name string) *graph.Graph {
+	for _, p := range r.pipelines {
+		if p.Metadata.Namespace == namespace && p.Metadata.Name == name {
+			if g, _ := dsl.Compile(r.set.Lookup, p); g != nil {
+				return g
+			}
+		}
+	}
+	return &graph.Graph{}
 }
 
 // writesToStdout reports whether records go to standard output, where nothing else should be then.
