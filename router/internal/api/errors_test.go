@@ -1,4 +1,4 @@
-package api
+package api_test
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 
 	"github.com/conveyor-etl/conveyor/dlq"
 	"github.com/conveyor-etl/conveyor/raftstore"
+	"github.com/conveyor-etl/conveyor/router/internal/api"
 	"github.com/conveyor-etl/conveyor/router/internal/state"
 )
 
@@ -43,7 +44,7 @@ func TestToWire_EveryErrorHasItsCodeAndReason(t *testing.T) {
 		{context.DeadlineExceeded, codes.DeadlineExceeded, ""},
 		{errors.New("a surprise"), codes.Internal, ""},
 	} {
-		st := status.Convert(toWire(wrap(c.err)))
+		st := status.Convert(api.ToWire(wrap(c.err)))
 		reason := ""
 		for _, d := range st.Details() {
 			if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetDomain() == "conveyor.etl" {
@@ -54,7 +55,7 @@ func TestToWire_EveryErrorHasItsCodeAndReason(t *testing.T) {
 			t.Errorf("%v: %v %q, want %v %q", c.err, st.Code(), reason, c.code, c.reason)
 		}
 	}
-	if toWire(nil) != nil {
+	if api.ToWire(nil) != nil {
 		t.Error("no error became one")
 	}
 }
