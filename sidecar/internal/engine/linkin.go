@@ -299,4 +299,3 @@ func sequences(origins []*linkv1.OriginRun, n int) ([]uint64, error) {
 	}
 	return seqs, nil
 }
-

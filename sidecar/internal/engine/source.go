@@ -94,8 +94,9 @@ func (w *source) run(ctx context.Context) {
 		}
 		select {
 		case <-w.s.drained:
-			if err != nil && len(w.all()) == 0 {
-				w.s.finish(ctx, false)
+			// Nothing new begins, so what partitions there are makes no difference.
+			if w.finished() {
+				w.rest(ctx)
 				return
 			}
 		default:
@@ -122,7 +123,7 @@ func (w *source) run(ctx context.Context) {
 			}
 			listed = true
 			if fresh == 0 && w.finished() {
-				w.s.finish(ctx, w.exhausted())
+				w.rest(ctx)
 				return
 			}
 		}
@@ -162,6 +163,20 @@ func (w *source) begin(ctx context.Context, wg *sync.WaitGroup, partition string
 		}
 	})
 	return 1
+}
+
+// rest ends the stage, whose lanes have ended. A stage that only leaves its sidecar does not tell: it goes on elsewhere.
+func (w *source) rest(ctx context.Context) {
+	exhausted := len(w.all()) > 0 && w.exhausted()
+	if !exhausted && !w.s.assignment().GetDrain() {
+		w.s.setResting()
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.s.ending:
+		}
+	}
+	w.s.finish(ctx, exhausted)
 }
 
 func (w *source) finished() bool {

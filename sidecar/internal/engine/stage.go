@@ -61,7 +61,10 @@ type stage struct {
 	upstream  []string
 	asg       *controlv1.Assignment
 	draining  bool
-	drained   chan struct{} // closed when draining begins
+	drained   chan struct{} // closed when draining begins, of the assignment or of the whole sidecar
+	ending    chan struct{} // closed when the assignment is drained
+	endOnce   sync.Once
+	resting   bool // its lanes have ended, since the sidecar is drained
 	waiting   string
 	open      bool
 	ended     bool
@@ -72,7 +75,7 @@ type stage struct {
 func newStage(e *Engine, a *controlv1.Assignment) *stage {
 	s := &stage{
 		e: e, key: keyOf(a), epoch: epochOf(a.GetEpoch()), uid: a.GetPipelineUid(), spec: a.GetSpec(), in: newInbox(),
-		done: make(chan struct{}), drained: make(chan struct{}), asg: a,
+		done: make(chan struct{}), drained: make(chan struct{}), ending: make(chan struct{}), asg: a,
 	}
 	s.log = e.log.With("pipeline", s.key.pipeline, "stage", s.key.stage)
 	s.ctx, s.cancel = context.WithCancel(e.ctx)
@@ -190,6 +193,9 @@ func (s *stage) update(a *controlv1.Assignment, draining bool) {
 		}
 	}
 	s.drain(a.GetDrain() || draining)
+	if a.GetDrain() {
+		s.endOnce.Do(func() { close(s.ending) })
+	}
 	signal(s.in.ready)
 }
 
@@ -283,6 +289,19 @@ func (s *stage) finish(ctx context.Context, completed bool) {
 	signal(s.e.changes)
 }
 
+// setResting notes that the stage has stopped here, to go on elsewhere.
+func (s *stage) setResting() {
+	s.mu.Lock()
+	s.resting = true
+	s.mu.Unlock()
+}
+
+func (s *stage) rests() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended || s.resting
+}
+
 func (s *stage) over() (over, completed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -294,7 +313,7 @@ func (s *stage) awaitRest(ctx context.Context) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if over, _ := s.over(); over {
+		if s.rests() {
 			return nil
 		}
 		if _, source := s.work.(*source); !source && s.work.inFlight() == 0 && s.in.empty() && s.outputIdle() {
