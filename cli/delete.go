@@ -35,8 +35,9 @@ func (a *app) deleteCommand() *cobra.Command {
 		Use:     "delete TYPE NAME... | -f FILE|DIR|-",
 		GroupID: groupServer,
 		Short:   "Delete objects; a pipeline finishes what is in flight first",
-		Long: `Delete objects. A pipeline first finishes what is in flight; then its checkpoints
-are dropped, so that a new one of the same name begins anew. Dead letters stay.`,
+		Long: `Delete objects. A pipeline first finishes what is in flight; then its
+checkpoints are dropped, so that a new one of the same name begins anew. Dead
+letters stay.`,
 		Example: `  conveyor delete pipeline orders
   conveyor delete -f pipelines/
   conveyor delete pl/orders --wait=false`,

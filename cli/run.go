@@ -39,8 +39,9 @@ func (a *app) runCommand() *cobra.Command {
 		GroupID: groupHere,
 		Short:   "Run the pipelines of manifests here, until their sources end",
 		Long: `Run the pipelines of manifests in this process until their sources are exhausted
-and every record is settled: written, filtered, or in the dead letters. The state
-is kept, so that the next run goes on where this one stopped, also after a crash.
+and every record is settled: written, filtered, or in the dead letters. The
+state is kept, so that the next run goes on where this one stopped, also after a
+crash.
 
 The first Ctrl-C finishes what is in flight (exit code 130), the second ends at
 once.`,

@@ -25,10 +25,10 @@ type watched struct {
 	status          *controlv1.PipelineStatus
 	counts          view.Counts
 	// moved is when a record moved last.
-	moved         time.Time
-	rate          float64
-	rateFrom      uint64
-	rateAt        time.Time
+	moved    time.Time
+	rate     float64
+	rateFrom uint64
+	rateAt   time.Time
 }
 
 func newWatch(r *runner, stallTimeout time.Duration) *watch {
