@@ -68,10 +68,11 @@ tidy: ## tidy every module, after a change of dependencies
 	GOWORK=off go run -C tools ./cmd/modsync -root $(CURDIR)
 
 .PHONY: bench
-bench: ## measure beside the floor, in one alternating block, and print the table
+bench: bin/conveyor-router bin/conveyor-sidecar ## measure beside the floor, in one alternating block, and print the table
 	CGO_ENABLED=0 go build -trimpath -o bin/floor ./integration/bench/floor
 	CGO_ENABLED=0 go build -trimpath -o bin/bench ./integration/bench
-	@bin/bench -floor bin/floor $(BENCHFLAGS)
+	CGO_ENABLED=0 go build -trimpath -o bin/product ./integration/bench/product
+	@bin/bench -floor bin/floor -contender conveyor=bin/product -blocked bin/product $(BENCHFLAGS)
 
 .PHONY: vuln
 vuln: $(TOOLS)/.tools ## look for known vulnerabilities (needs the network)

@@ -71,6 +71,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	rounds := flags.Int("rounds", 5, "how often each contender runs")
 	scale := flags.Float64("scale", 1, "shorten (below 1) or lengthen the runs")
 	floor := flags.String("floor", "bin/floor", "the floor program")
+	blocked := flags.String("blocked", "", "a command that measures memory behind a blocked sink and prints one line, to run at the end")
 	var others []contender
 	flags.Func("contender", "NAME=PROGRAM to measure beside the floor; may be repeated", func(s string) error {
 		c, err := parseContender(s)
@@ -99,6 +100,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err := printTable(stdout, rows, *rounds); err != nil {
 		fmt.Fprintln(stderr, "bench:", err)
 		return 1
+	}
+	if *blocked != "" {
+		fmt.Fprintln(stderr, "memory behind a blocked sink")
+		cmd := exec.CommandContext(ctx, *blocked, "-block")
+		cmd.Stderr = stderr
+		out, err := cmd.Output()
+		if err != nil {
+			fmt.Fprintln(stderr, "bench: blocked sink:", err)
+			return 1
+		}
+		fmt.Fprintf(stdout, "\nblocked sink: %s", out)
 	}
 	return 0
 }

@@ -93,7 +93,7 @@ func (h *chain) service(role string) (addr string, err error) {
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(h.ctx, self, "-role="+role, "-n="+strconv.Itoa(h.c.records), "-size="+strconv.Itoa(h.c.size), "-xform="+h.c.transform)
+	cmd := exec.CommandContext(h.ctx, self, "-role="+role, "-n="+strconv.Itoa(h.c.records), "-size="+strconv.Itoa(h.c.size), "-xform="+h.c.transform, "-block="+strconv.FormatBool(h.c.block))
 	cmd.Stderr = h.stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

@@ -25,6 +25,7 @@ type config struct {
 	batch     int // the floor's; the product sizes batches itself
 	transform string
 	bin       string
+	block     bool
 	role      string
 }
 
@@ -35,6 +36,7 @@ func (c *config) flags(output io.Writer) *flag.FlagSet {
 	f.IntVar(&c.size, "size", 1000, "bytes of a record's payload")
 	f.IntVar(&c.batch, "batch", 0, "taken for the sake of the floor's command line: the product sizes batches by bytes")
 	f.StringVar(&c.transform, "xform", "bytes", "touch: pass records on; bytes: drop a tenth by a byte test and append a field to the rest")
+	f.BoolVar(&c.block, "block", false, "let the sink block for ever, and measure the heaps of the sidecars once nothing moves any more")
 	f.StringVar(&c.bin, "bin", "bin", "where conveyor-router and conveyor-sidecar are")
 
 	f.StringVar(&c.role, "role", "", "internal: which service this process is")
@@ -53,6 +55,7 @@ type result struct {
 	CPUNanosPerRecordHop float64            `json:"cpuNanosPerRecordHop"`
 	AllocsPerRecordHop   float64            `json:"allocsPerRecordHop"`
 	CPUNanosByProcess    map[string]float64 `json:"cpuNanosByProcess"` // per record
+	AllocsByProcess      map[string]float64 `json:"allocsByProcess"`   // per record
 	MaxRSSMiB            int64              `json:"maxRssMiB"`
 }
 
@@ -64,10 +67,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	var result any
 	var err error
-	if c.role != "" {
+	switch {
+	case c.role != "":
 		result, err = serve(ctx, c, stdout)
-	} else {
-		result, err = measure(ctx, c, stderr)
+	case c.block:
+		result, err = onChain(ctx, c, stderr, measureBlocked)
+	default:
+		result, err = onChain(ctx, c, stderr, measure)
 	}
 	if err == nil {
 		err = json.NewEncoder(stdout).Encode(result)
@@ -79,8 +85,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// measure starts everything, applies the pipeline and waits until it has completed.
-func measure(ctx context.Context, c config, stderr io.Writer) (*result, error) {
+// onChain starts everything and measures.
+func onChain(ctx context.Context, c config, stderr io.Writer, measure func(*chain, *client.Client, []*dsl.Resource) (any, error)) (any, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	dir, err := os.MkdirTemp("", "product")
@@ -106,25 +112,30 @@ func measure(ctx context.Context, c config, stderr io.Writer) (*result, error) {
 	if err := chain.awaitSidecars(cl); err != nil {
 		return nil, err
 	}
-	before, err := chain.usage()
+	return measure(chain, cl, resources)
+}
+
+// measure applies the pipeline and waits until it has completed.
+func measure(h *chain, cl *client.Client, resources []*dsl.Resource) (any, error) {
+	before, err := h.usage()
 	if err != nil {
 		return nil, err
 	}
-	if _, err := cl.Apply(ctx, resources, client.ApplyOptions{}); err != nil {
+	if _, err := cl.Apply(h.ctx, resources, client.ApplyOptions{}); err != nil {
 		return nil, err
 	}
-	if err := chain.awaitCompleted(cl); err != nil {
+	if err := h.awaitCompleted(cl); err != nil {
 		return nil, err
 	}
-	after, err := chain.usage()
+	after, err := h.usage()
 	if err != nil {
 		return nil, err
 	}
-	services, err := chain.finish()
+	services, err := h.finish()
 	if err != nil {
 		return nil, err
 	}
-	return sum(c, before, after, services)
+	return sum(h.c, before, after, services)
 }
 
 const manifests = `
@@ -144,7 +155,7 @@ func sum(c config, before, after map[string]spent, services map[string]served) (
 	}
 	r := &result{
 		Records: c.records, Size: c.size, Transform: c.transform, Written: sink.Records, Seconds: sink.Seconds,
-		RecordsPerSecond: float64(c.records) / sink.Seconds, CPUNanosByProcess: map[string]float64{},
+		RecordsPerSecond: float64(c.records) / sink.Seconds, CPUNanosByProcess: map[string]float64{}, AllocsByProcess: map[string]float64{},
 	}
 	n := float64(c.records)
 	mallocs := 0.0
@@ -154,9 +165,13 @@ func sum(c config, before, after map[string]spent, services map[string]served) (
 		r.CPUNanosByProcess[name] = ns
 		r.CPUNanosPerRecord += ns
 		mallocs += a.mallocs - b.mallocs
+		if a.mallocs > 0 {
+			r.AllocsByProcess[name] = (a.mallocs - b.mallocs) / n
+		}
 		r.MaxRSSMiB = max(r.MaxRSSMiB, a.rss>>20)
 	}
-	for _, s := range services {
+	for name, s := range services {
+		r.AllocsByProcess[name] = float64(s.Mallocs) / n
 		mallocs += float64(s.Mallocs)
 	}
 	r.CPUNanosPerRecordHop = r.CPUNanosPerRecord / hops

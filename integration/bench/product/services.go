@@ -56,7 +56,7 @@ func serve(ctx context.Context, c config, stdout io.Writer) (served, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	m := &meter{}
-	services := map[string]sdk.Ability{"source": source(c, m), "transform": transform(c, m), "sink": sink(m)}
+	services := map[string]sdk.Ability{"source": source(c, m), "transform": transform(c, m), "sink": sink(c, m)}
 	ability, ok := services[c.role]
 	if !ok {
 		return served{}, fmt.Errorf("there is no role %q", c.role)
@@ -159,8 +159,12 @@ func (p *dropping) Process(_ context.Context, batch []sdk.Record, results []sdk.
 	return nil
 }
 
-func sink(m *meter) sdk.Ability {
-	return sdk.Sink("", func(_ context.Context, _ struct{}, batch []sdk.Record) error {
+func sink(c config, m *meter) sdk.Ability {
+	return sdk.Sink("", func(ctx context.Context, _ struct{}, batch []sdk.Record) error {
+		if c.block {
+			<-ctx.Done()
+			return ctx.Err()
+		}
 		m.begin()
 		m.records.Add(int64(len(batch)))
 		m.last = time.Now()
