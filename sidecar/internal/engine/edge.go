@@ -75,6 +75,7 @@ type edge struct {
 	from       string
 	when       *expr.Program
 	bestEffort bool
+	joins      bool // arms of one fan-out meet at its end
 	window     *buffer.Window
 	sent       atomic.Uint64
 	sentBytes  atomic.Uint64
@@ -91,7 +92,7 @@ type edge struct {
 }
 
 func newEdge(from string, p *controlv1.Peer, records int, bytes int64) (*edge, error) {
-	e := &edge{from: from, to: p.GetStage(), bestEffort: p.GetBestEffort(), asg: p, window: buffer.New(records, bytes), places: make(map[*flow.Batch]*list.Element)}
+	e := &edge{from: from, to: p.GetStage(), bestEffort: p.GetBestEffort(), joins: p.GetJoins(), asg: p, window: buffer.New(records, bytes), places: make(map[*flow.Batch]*list.Element)}
 	if when := p.GetWhen(); when != "" {
 		program, err := expr.Compile(expr.Condition, when)
 		if err != nil {
@@ -116,6 +117,13 @@ func (e *edge) setPeer(p *controlv1.Peer) {
 
 // put takes credit for a batch, waiting for it, and delivers it. The edge takes the batch over. On an error the batch was not delivered.
 func (e *edge) put(ctx context.Context, b *flow.Batch) error {
+	if e.joins {
+		named, err := e.nameArm(b)
+		if err != nil {
+			return err
+		}
+		b = named
+	}
 	records, bytes := e.window.Size()
 	for b.Len() > 1 && (b.Len() > records || b.Bytes(0, b.Len()) > bytes) {
 		n := fitting(b, records, bytes)
@@ -127,6 +135,18 @@ func (e *edge) put(ctx context.Context, b *flow.Batch) error {
 		b = rest
 	}
 	return e.putWhole(ctx, b)
+}
+
+// nameArm adds the edge to the ids of the records.
+func (e *edge) nameArm(b *flow.Batch) (*flow.Batch, error) {
+	records, err := renamed(b.Records, func(_ int, id []byte) (string, error) { return string(id) + "/" + e.from, nil })
+	if err != nil {
+		return nil, fmt.Errorf("add the edge from stage %s to the ids of records: %w", e.from, err)
+	}
+	w := flow.NewBuilder(b.Lane, b.Len())
+	w.Same(b, 0, b.Len())
+	b.Drop()
+	return w.Finish(records), nil
 }
 
 // fitting returns how many of a batch's first records fit a window; at least one.

@@ -377,6 +377,7 @@ func (w *service) act(ctx context.Context, steps []dispatch.Step, out chan<- *wi
 			}
 		}
 	}
+	letGo(steps)
 	return nil
 }
 
@@ -414,14 +415,20 @@ func (w *service) finish(ctx context.Context, step dispatch.Step) error {
 		}
 		at += n
 	}
-	if err := g.flush(ctx); err != nil {
-		return err
+	return g.flush(ctx)
+}
+
+// letGo frees the answers of which nothing is left after the steps. It comes behind all of them: several may be about one request.
+func letGo(steps []dispatch.Step) {
+	for _, step := range steps {
+		if step.Kind != dispatch.Finish || step.Request.Open() > 0 {
+			continue
+		}
+		if a := step.Request.Response.(*answer); a.batch != nil {
+			a.batch.Free()
+			a.batch = nil
+		}
 	}
-	if step.Request.Open() == 0 && g.answer.batch != nil {
-		g.answer.batch.Free()
-		g.answer.batch = nil
-	}
-	return nil
 }
 
 // gathering puts the outputs of inputs into batches of one lane and one route.

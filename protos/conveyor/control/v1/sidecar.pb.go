@@ -983,7 +983,10 @@ type Peer struct {
 	Epoch     *v1.Epoch `protobuf:"bytes,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// completed: the stage has ended for good in this generation, completed or drained, and runs nowhere any more. From there nothing
 	// will come, and there nothing needs to go.
-	Completed     bool `protobuf:"varint,7,opt,name=completed,proto3" json:"completed,omitempty"`
+	Completed bool `protobuf:"varint,7,opt,name=completed,proto3" json:"completed,omitempty"`
+	// joins: arms of one fan-out meet at the edge's end. The sending end adds "/" and its stage to the ids of the records, so that the
+	// copies that come by several arms are different records to who knows records by their ids.
+	Joins         bool `protobuf:"varint,8,opt,name=joins,proto3" json:"joins,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1063,6 +1066,13 @@ func (x *Peer) GetEpoch() *v1.Epoch {
 func (x *Peer) GetCompleted() bool {
 	if x != nil {
 		return x.Completed
+	}
+	return false
+}
+
+func (x *Peer) GetJoins() bool {
+	if x != nil {
+		return x.Joins
 	}
 	return false
 }
@@ -2492,7 +2502,7 @@ const file_conveyor_control_v1_sidecar_proto_rawDesc = "" +
 	"\n" +
 	"downstream\x18\v \x03(\v2\x19.conveyor.control.v1.PeerR\n" +
 	"downstream\x12\x1c\n" +
-	"\tsignature\x18\f \x01(\fR\tsignature\"\xd2\x01\n" +
+	"\tsignature\x18\f \x01(\fR\tsignature\"\xe8\x01\n" +
 	"\x04Peer\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x12\n" +
 	"\x04when\x18\x02 \x01(\tR\x04when\x12\x1f\n" +
@@ -2502,7 +2512,8 @@ const file_conveyor_control_v1_sidecar_proto_rawDesc = "" +
 	"sidecar_id\x18\x04 \x01(\tR\tsidecarId\x12\x18\n" +
 	"\aaddress\x18\x05 \x01(\tR\aaddress\x12(\n" +
 	"\x05epoch\x18\x06 \x01(\v2\x12.conveyor.v1.EpochR\x05epoch\x12\x1c\n" +
-	"\tcompleted\x18\a \x01(\bR\tcompleted\"\xe5\x03\n" +
+	"\tcompleted\x18\a \x01(\bR\tcompleted\x12\x14\n" +
+	"\x05joins\x18\b \x01(\bR\x05joins\"\xe5\x03\n" +
 	"\tStageSpec\x12,\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x18.conveyor.v1.ServiceKindR\x04kind\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12E\n" +
