@@ -18,9 +18,9 @@ type Env struct {
 	Getenv func(string) string
 }
 
-// Main runs the command of this process and returns its exit code. The first SIGINT or SIGTERM asks it to end, the second ends it at once.
-func Main() int {
-	ctx, stop := lifecycle.Signals(context.Background(), os.Exit)
+// Main runs the command of this process and returns its exit code. The first SIGINT or SIGTERM asks it to end, the second ends it at once, by exit.
+func Main(exit func(code int)) int {
+	ctx, stop := lifecycle.Signals(context.Background(), exit)
 	defer stop()
 	return Run(ctx, Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv}, os.Args[1:])
 }

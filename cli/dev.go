@@ -214,7 +214,7 @@ func (a *app) banner(s *DevStatus, f *devFlags, withDemo bool) {
 		}
 	}
 	line("api", "%s%s", s.Server, note)
-	line("metrics", "http://%s/metrics  http://%s/metrics", s.Addresses.RouterMetrics, s.Addresses.SidecarMetrics)
+	line("metrics", "http://%s/metrics (router), http://%s/metrics (sidecar)", s.Addresses.RouterMetrics, s.Addresses.SidecarMetrics)
 	if s.Temporary {
 		line("data", "%s  (removed at the end)", s.DataDir)
 	} else {

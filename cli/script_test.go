@@ -24,7 +24,7 @@ const patience = time.Minute
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"conveyor": func() { os.Exit(cli.Main()) },
+		"conveyor": func() { os.Exit(cli.Main(os.Exit)) },
 		"appendto": appendTo,
 	})
 }

@@ -30,7 +30,7 @@ type Client struct {
 	current atomic.Int64
 
 	// life ends with Close, and with it everything under way.
-	life  context.Context
+	life  context.Context //nolint:containedctx // the life of the client, not that of a call
 	close func() error
 }
 

@@ -7,4 +7,4 @@ import (
 	"github.com/conveyor-etl/conveyor/cli"
 )
 
-func main() { os.Exit(cli.Main()) }
+func main() { os.Exit(cli.Main(os.Exit)) }

@@ -3,6 +3,7 @@ package output
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -39,7 +40,7 @@ const (
 // ParseTemplate reads a template. One without braces is taken as one path.
 func ParseTemplate(src string) (*Template, error) {
 	if strings.TrimSpace(src) == "" {
-		return nil, fmt.Errorf("jsonpath needs a template, such as jsonpath={.items[*].metadata.name}")
+		return nil, errors.New("jsonpath needs a template, such as jsonpath={.items[*].metadata.name}")
 	}
 	if !strings.Contains(src, "{") {
 		src = "{." + strings.TrimPrefix(src, ".") + "}"
@@ -49,7 +50,7 @@ func ParseTemplate(src string) (*Template, error) {
 		return nil, fmt.Errorf("jsonpath: %w", err)
 	}
 	if ended || rest != "" {
-		return nil, fmt.Errorf("jsonpath: {end} without {range}")
+		return nil, errors.New("jsonpath: {end} without {range}")
 	}
 	return &Template{nodes}, nil
 }
@@ -82,7 +83,7 @@ func parseNodes(src string) (nodes []tnode, rest string, ended bool, err error) 
 				return nil, "", false, err
 			}
 			if !ended {
-				return nil, "", false, fmt.Errorf("{range} without {end}")
+				return nil, "", false, errors.New("{range} without {end}")
 			}
 			src = after
 			nodes = append(nodes, tnode{loop: true, steps: steps, body: body})

@@ -46,12 +46,17 @@ func (t *Terminal) Width() int {
 	return DefaultWidth
 }
 
-// Red, Yellow, Green, Dim and Bold style a text where colour is shown.
-func (t *Terminal) Red(s string) string    { return t.style("1;31", s) }
+// Red marks an error where colour is shown, as the others do their kind of text.
+func (t *Terminal) Red(s string) string { return t.style("1;31", s) }
+
+// Yellow marks a warning.
 func (t *Terminal) Yellow(s string) string { return t.style("1;33", s) }
-func (t *Terminal) Green(s string) string  { return t.style("32", s) }
-func (t *Terminal) Dim(s string) string    { return t.style("2", s) }
-func (t *Terminal) Bold(s string) string   { return t.style("1", s) }
+
+// Green marks what is well.
+func (t *Terminal) Green(s string) string { return t.style("32", s) }
+
+// Bold marks a heading.
+func (t *Terminal) Bold(s string) string { return t.style("1", s) }
 
 func (t *Terminal) style(code, s string) string {
 	if !t.Color {
