@@ -1,6 +1,7 @@
 package repo_test
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -9,16 +10,28 @@ import (
 	"github.com/conveyor-etl/conveyor/dsl/expr"
 )
 
+// TestExamples_AreValidManifests takes each folder with manifests by itself: an example may have the same ones in two variants.
 func TestExamples_AreValidManifests(t *testing.T) {
-	folders, err := filepath.Glob(filepath.Join(root(t), "examples", "*"))
+	folders := map[string]bool{}
+	examples := filepath.Join(root(t), "examples")
+	err := filepath.WalkDir(examples, func(path string, _ os.DirEntry, err error) error {
+		if filepath.Ext(path) == ".yaml" {
+			folders[filepath.Dir(path)] = true
+		}
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(folders) == 0 {
 		t.Fatal("there are no examples")
 	}
-	for _, folder := range folders {
-		t.Run(filepath.Base(folder), func(t *testing.T) {
+	for folder := range folders {
+		name, err := filepath.Rel(examples, folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Run(name, func(t *testing.T) {
 			set, diags := dsl.Load([]string{folder})
 			diags = append(diags, dsl.Validate(set, dsl.Options{CheckExpr: expr.Check})...)
 			if dsl.HasErrors(diags) {
