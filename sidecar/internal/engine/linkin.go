@@ -105,8 +105,16 @@ type settled struct {
 	granted      uint64
 }
 
-func (r settled) proto() *linkv1.SettledRun {
-	return &linkv1.SettledRun{First: r.first, Count: r.count, Outcome: r.outcome.Proto()}
+// settledProto writes runs as links do.
+func settledProto(runs []settled) *linkv1.SettledRuns {
+	if len(runs) == 0 {
+		return nil
+	}
+	out := &linkv1.SettledRuns{First: make([]uint64, len(runs)), Count: make([]uint64, len(runs)), Outcome: make([]linkv1.Outcome, len(runs))}
+	for i, r := range runs {
+		out.First[i], out.Count[i], out.Outcome[i] = r.first, r.count, r.outcome.Proto()
+	}
+	return out
 }
 
 // appendSettled adds a run, to the last one where it goes on there.
@@ -184,9 +192,7 @@ func (e *linkEnd) attach(in *incoming, firstUnsettled uint64) *linkv1.LinkRespon
 		r.granted = e.taken // any frame on this stream comes from one who has heard of it
 		e.told = appendSettled(e.told, r)
 	}
-	for _, r := range e.told {
-		resp.Settled = append(resp.Settled, r.proto())
-	}
+	resp.Settled = settledProto(e.told)
 	return resp
 }
 
@@ -204,9 +210,8 @@ func (e *linkEnd) response(in *incoming) *linkv1.LinkResponse {
 	if e.stream != in {
 		return nil
 	}
-	resp := &linkv1.LinkResponse{}
+	resp := &linkv1.LinkResponse{Settled: settledProto(e.news)}
 	for _, r := range e.news {
-		resp.Settled = append(resp.Settled, r.proto())
 		r.granted = e.granted
 		e.told = appendSettled(e.told, r)
 	}
@@ -218,7 +223,7 @@ func (e *linkEnd) response(in *incoming) *linkv1.LinkResponse {
 		e.endSent = true
 		resp.Ended = &linkv1.LinkEnded{}
 	}
-	if len(resp.Settled) == 0 && resp.Credit == nil && resp.Ended == nil {
+	if resp.Settled == nil && resp.Credit == nil && resp.Ended == nil {
 		return nil
 	}
 	return resp

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sort"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -25,6 +26,7 @@ type sending struct {
 	records *wire.Batch // nil once the peer has all of it
 	before  uint64      // bytes of everything numbered below first
 	left    int         // records that have not settled
+	done    []bool      // which have; nil while none or all have
 }
 
 func (s *sending) last() uint64 { return s.first + uint64(s.batch.Len()) - 1 }
@@ -51,6 +53,7 @@ type linkOut struct {
 	endSent   bool
 	endKnew   bool
 	fault     string
+	parts     []part // of the receiver, to be used again
 }
 
 // newLinkOut starts a link to a peer; close ends it.
@@ -247,10 +250,8 @@ func (l *linkOut) receive(stream grpc.ClientStream) error {
 
 // settle takes in what has settled, and credit.
 func (l *linkOut) settle(resp *linkv1.LinkResponse) error {
-	for _, run := range resp.GetSettled() {
-		if err := l.settleRun(run); err != nil {
-			return err
-		}
+	if err := l.settleRuns(resp.GetSettled()); err != nil {
+		return err
 	}
 	l.mu.Lock()
 	if c := resp.GetCredit(); c != nil {
@@ -264,34 +265,30 @@ func (l *linkOut) settle(resp *linkv1.LinkResponse) error {
 	return nil
 }
 
-// part is records of a batch that have settled.
+// part is records of a batch that have settled alike.
 type part struct {
 	b        *flow.Batch
 	from, to int
+	outcome  flow.Outcome
 }
 
-func (l *linkOut) settleRun(run *linkv1.SettledRun) error {
-	outcome, ok := flow.FromProto(run.GetOutcome())
-	first, last := run.GetFirst(), run.GetFirst()+run.GetCount()-1
-	l.mu.Lock()
-	if !ok || run.GetCount() == 0 || last < first || last > l.sent {
-		sent := l.sent
-		l.mu.Unlock()
-		return fmt.Errorf("it settled the numbers %d..%d as %s, sent are %d", first, last, run.GetOutcome(), sent)
+// settleRuns settles what the peer says has ended.
+func (l *linkOut) settleRuns(runs *linkv1.SettledRuns) error {
+	first, count, outcomes := runs.GetFirst(), runs.GetCount(), runs.GetOutcome()
+	if len(count) != len(first) || len(outcomes) != len(first) {
+		return fmt.Errorf("it settled %d runs with %d counts and %d outcomes", len(first), len(count), len(outcomes))
 	}
-	var parts []part
-	for _, e := range l.entries {
-		if e.first > last {
+	l.mu.Lock()
+	parts := l.parts[:0]
+	var err error
+	for i := range first {
+		outcome, ok := flow.FromProto(outcomes[i])
+		last := first[i] + count[i] - 1
+		if !ok || first[i] == 0 || count[i] == 0 || last < first[i] || last > l.sent {
+			err = fmt.Errorf("it settled the numbers %d..%d as %s, sent are %d", first[i], last, outcomes[i], l.sent)
 			break
 		}
-		if e.last() <= last {
-			e.drop() // the peer takes frames in order: it has all that came before
-		}
-		from, to := max(first, e.first), min(last, e.last())
-		if from > to {
-			continue
-		}
-		parts = e.open(parts, int(from-e.first), int(to+1-e.first))
+		parts = l.settled(parts, first[i], last, outcome)
 	}
 	kept := l.entries[:0]
 	for _, e := range l.entries {
@@ -303,26 +300,52 @@ func (l *linkOut) settleRun(run *linkv1.SettledRun) error {
 	l.entries = kept
 	l.mu.Unlock()
 	for _, p := range parts {
-		p.b.Settle(p.from, p.to, outcome)
+		p.b.Settle(p.from, p.to, p.outcome)
 	}
-	return nil
+	// Only the stream's receiver settles, so nobody else uses the list meanwhile.
+	clear(parts)
+	l.parts = parts
+	return err
 }
 
-// open adds the records from..to-1 that have not settled: after a break the peer tells again what it told before.
-func (s *sending) open(parts []part, from, to int) []part {
-	if s.left == s.batch.Len() {
-		s.left -= to - from
-		return append(parts, part{s.batch, from, to})
+// settled adds the records of the numbers first..last that had not settled. Called with the lock.
+func (l *linkOut) settled(parts []part, first, last uint64, outcome flow.Outcome) []part {
+	k := sort.Search(len(l.entries), func(i int) bool { return l.entries[i].last() >= first })
+	for _, e := range l.entries[:k] {
+		e.drop() // the peer takes frames in order: it has all that came before
+	}
+	for _, e := range l.entries[k:] {
+		if e.first > last {
+			break
+		}
+		if e.last() <= last {
+			e.drop()
+		}
+		parts = e.settle(parts, int(max(first, e.first)-e.first), int(min(last, e.last())+1-e.first), outcome)
+	}
+	return parts
+}
+
+// settle adds the records from..to-1 that had not settled: after a break the peer tells again what it told before.
+func (s *sending) settle(parts []part, from, to int, outcome flow.Outcome) []part {
+	n := s.batch.Len()
+	if s.left == n && from == 0 && to == n {
+		s.left = 0
+		return append(parts, part{s.batch, from, to, outcome})
+	}
+	if s.done == nil {
+		s.done = make([]bool, n)
 	}
 	for i := from; i < to; i++ {
-		if s.batch.Settled(i) {
+		if s.done[i] {
 			continue
 		}
+		s.done[i] = true
 		s.left--
-		if n := len(parts); n > 0 && parts[n-1].b == s.batch && parts[n-1].to == i {
-			parts[n-1].to++
+		if k := len(parts); k > 0 && parts[k-1].b == s.batch && parts[k-1].to == i && parts[k-1].outcome == outcome {
+			parts[k-1].to++
 		} else {
-			parts = append(parts, part{s.batch, i, i + 1})
+			parts = append(parts, part{s.batch, i, i + 1, outcome})
 		}
 	}
 	return parts

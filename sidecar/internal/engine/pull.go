@@ -33,14 +33,14 @@ type pulling struct {
 }
 
 // pull reads a lane over one stream, until the source has ended it and, if the stage is not drained, is exhausted.
-func (w *source) pull(ctx context.Context, r *reading, beginning bool) (exhausted bool, err error) {
+func (w *source) pull(lane context.Context, r *reading, beginning bool) (exhausted bool, err error) {
 	name := fmt.Sprintf("source %s at %s", w.s.spec.GetService(), w.work.GetAddress())
 	conn, err := w.s.dial(w.work)
 	if err != nil {
 		return false, err
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithCancelCause(lane)
 	defer cancel(nil)
 	stream, err := dialStream(ctx, conn, conveyorv1.SourceService_Pull_FullMethodName)
 	if err != nil {
@@ -73,8 +73,8 @@ func (w *source) pull(ctx context.Context, r *reading, beginning bool) (exhauste
 	w.s.setOpen(true)
 	r.setProblem("")
 	wg.Go(func() {
-		if err := p.send(ctx, r); err != nil {
-			cancel(err)
+		if err := p.send(ctx, r); err != nil && !errors.Is(err, io.EOF) {
+			cancel(err) // otherwise the receiver knows why the stream broke
 		}
 	})
 	drained := w.s.drained
@@ -92,7 +92,8 @@ func (w *source) pull(ctx context.Context, r *reading, beginning bool) (exhauste
 		case err := <-failed:
 			return false, fmt.Errorf("%s: %w", name, err)
 		case m := <-events:
-			end, err := w.handle(ctx, r, p, m)
+			// What was read is handed on also when the stream breaks meanwhile: only the lane's own end leaves it unsettled.
+			end, err := w.handle(lane, r, p, m)
 			if err != nil {
 				return false, fmt.Errorf("%s: %w", name, err)
 			}
@@ -223,7 +224,7 @@ func (p *pulling) send(ctx context.Context, r *reading) error {
 			if err := p.stream.SendMsg(&conveyorv1.PullRequest{Request: &conveyorv1.PullRequest_Credit{
 				Credit: &conveyorv1.PullCredit{Records: g.Records, Bytes: g.Bytes},
 			}}); err != nil {
-				return streamError(p.stream, err)
+				return err
 			}
 		}
 		if err := p.commit(r.committable()); err != nil {
@@ -235,7 +236,7 @@ func (p *pulling) send(ctx context.Context, r *reading) error {
 		p.mu.Unlock()
 		if stop {
 			if err := p.stream.SendMsg(&conveyorv1.PullRequest{Request: &conveyorv1.PullRequest_Stop{Stop: &conveyorv1.PullStop{}}}); err != nil {
-				return streamError(p.stream, err)
+				return err
 			}
 		}
 		select {
@@ -258,7 +259,7 @@ func (p *pulling) commit(position []byte) error {
 	}
 	err := p.stream.SendMsg(&conveyorv1.PullRequest{Request: &conveyorv1.PullRequest_Commit{Commit: &conveyorv1.PullCommit{Position: position}}})
 	if err != nil {
-		return streamError(p.stream, err)
+		return err
 	}
 	return nil
 }

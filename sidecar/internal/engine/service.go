@@ -364,15 +364,17 @@ func (w *service) act(ctx context.Context, steps []dispatch.Step, out chan<- *wi
 	for _, step := range steps {
 		switch step.Kind {
 		case dispatch.Finish:
-			if err := w.finish(ctx, step); err != nil {
+			// I2: what the service is done with goes on also when its stream breaks meanwhile, so this waits for credit under the stage's
+			// own context.
+			if err := w.finish(w.s.ctx, step); err != nil {
 				return err
 			}
 		case dispatch.Bury:
 			w.bury(step)
 		case dispatch.Release:
 			if f, err := wire.Scan(step.Item.Record); err == nil && out != nil {
-				if err := push(ctx, out, &wire.Message{Head: w.port.released(append([]byte(nil), f.Key...))}); err != nil {
-					return err
+				if push(ctx, out, &wire.Message{Head: w.port.released(append([]byte(nil), f.Key...))}) != nil {
+					out = nil // the stream has broken, and with it what the service remembers of failures
 				}
 			}
 		}

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	conveyorv1 "github.com/conveyor-etl/conveyor/protos/conveyor/v1"
 )
@@ -197,10 +198,11 @@ func (s *fakeSource) Pull(stream grpc.BidiStreamingServer[conveyorv1.PullRequest
 		if at < len(s.records) {
 			b := uint64(0)
 			for at+n < len(s.records) && n < 100 && b < 512<<10 {
-				b += uint64(len(s.records[at+n].GetPayload())) + 100
-				if !s.overdraw && (records+uint64(n) >= limit || bytes+b > size) {
+				next := uint64(proto.Size(s.records[at+n]))
+				if !s.overdraw && (records+uint64(n) >= limit || bytes+b+next > size) {
 					break
 				}
+				b += next
 				n++
 			}
 			bytes += b
