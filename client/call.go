@@ -14,6 +14,8 @@ import (
 const (
 	firstPause = 50 * time.Millisecond
 	maxPause   = 2 * time.Second
+	// clockSkew is how much earlier a router may see a deadline pass.
+	clockSkew = 250 * time.Millisecond
 )
 
 // repeat says what may be done when it is not known whether a router carried a call out.
@@ -46,7 +48,7 @@ func call[T any](ctx context.Context, c *Client, rule repeat, do func(context.Co
 		}
 		e := fromWire(err)
 		switch {
-		case ctx.Err() != nil:
+		case c.over(ctx, e):
 			return zero, c.ended(ctx, e)
 		case !nobodyAnswered(e):
 			return zero, e
@@ -81,8 +83,26 @@ func (c *Client) bind(ctx context.Context) (context.Context, func()) {
 	}
 }
 
+// over reports whether the call failed because its context, or the client, ended. Routers know the deadline too, and may act on it a moment before the clock
+// here does.
+func (c *Client) over(ctx context.Context, err error) bool {
+	if c.life.Err() != nil || ctx.Err() != nil {
+		return true
+	}
+	var e *Error
+	deadline, bounded := ctx.Deadline()
+	if !bounded || !errors.As(err, &e) || e.Reason != "" || (e.Code != codes.DeadlineExceeded && e.Code != codes.Canceled) || time.Until(deadline) > clockSkew {
+		return false
+	}
+	<-ctx.Done()
+	return true
+}
+
 // ended is the error of a call that its context ended.
 func (c *Client) ended(ctx context.Context, last error) error {
+	if c.life.Err() != nil {
+		return ErrClosed
+	}
 	cause := context.Cause(ctx)
 	if errors.Is(cause, errTimeout) || errors.Is(cause, context.DeadlineExceeded) {
 		var e *Error
@@ -116,7 +136,8 @@ func nobodyAnswered(err error) bool {
 	case ReasonNotLeader, ReasonNoQuorum:
 		return true
 	case "":
-		return e.Code == codes.Unavailable
+		// Nobody here cancelled it, so the router did, as it stopped.
+		return e.Code == codes.Unavailable || e.Code == codes.Canceled
 	default:
 		return false
 	}
@@ -156,7 +177,7 @@ func follow[T any](ctx context.Context, c *Client, endless bool, open func(conte
 		switch {
 		case errors.Is(err, errEnough), errors.Is(err, io.EOF) && !endless:
 			return nil
-		case ctx.Err() != nil:
+		case c.over(ctx, err):
 			return c.ended(ctx, err)
 		case !errors.Is(err, io.EOF) && (!nobodyAnswered(err) || errors.Is(s.lastDialError(), ErrInsecure)):
 			return err
