@@ -53,7 +53,29 @@ type process struct {
 	call      []Record
 	results   []Result
 	scratch   conveyorv1.Record
+	runs      runs
 }
+
+// runs are the results of one response after the other: most say the same few things, so their memory is used again.
+type runs struct {
+	list []*conveyorv1.ProcessResult
+	used int
+}
+
+// next returns a result without an outcome.
+func (r *runs) next() *conveyorv1.ProcessResult {
+	if r.used == len(r.list) {
+		r.list = append(r.list, &conveyorv1.ProcessResult{})
+	}
+	r.used++
+	return r.list[r.used-1]
+}
+
+// The outcomes of nearly all results. They are never changed.
+var (
+	outcomeFiltered = &conveyorv1.ProcessResult_Filtered{Filtered: &conveyorv1.Filtered{}}
+	outcomeOne      = &conveyorv1.ProcessResult_Ok{Ok: &conveyorv1.Outputs{Each: 1}}
+)
 
 func (p *process) run(s *Server) error {
 	if err := p.stream.Send(&conveyorv1.ProcessResponse{Opened: &conveyorv1.ProcessOpened{}}); err != nil {
@@ -88,6 +110,7 @@ func (p *process) answer(sequence uint64, batch *wire.Batch) error {
 			return statusProtocol("request %d, record %d: %v", sequence, i, err)
 		}
 	}
+	p.runs.used = 0 // the last response was encoded when it was sent
 	answer := answerBuilder{p: p, batch: batch}
 	defer answer.free()
 	step := len(p.decoder.records)
@@ -183,9 +206,10 @@ func (b *answerBuilder) extend(fits bool, fresh func(*conveyorv1.ProcessResult))
 	if n := len(b.results); n > 0 && fits {
 		b.results[n-1].Count++
 	} else {
-		r := &conveyorv1.ProcessResult{First: b.inputs, Count: 1}
+		r := b.p.runs.next()
+		r.First, r.Count = b.inputs, 1
 		fresh(r)
-		b.results = append(b.results, r)
+		b.results = b.p.runs.list[:b.p.runs.used]
 	}
 	b.inputs++
 }
@@ -206,7 +230,7 @@ func (b *answerBuilder) fail(err error) {
 
 func (b *answerBuilder) filtered() {
 	b.extend(b.lastResult().GetFiltered() != nil, func(r *conveyorv1.ProcessResult) {
-		r.Outcome = &conveyorv1.ProcessResult_Filtered{Filtered: &conveyorv1.Filtered{}}
+		r.Outcome = outcomeFiltered
 	})
 	b.last = nil
 }
@@ -214,7 +238,11 @@ func (b *answerBuilder) filtered() {
 func (b *answerBuilder) ok(each int, route []string) {
 	ok := b.lastResult().GetOk()
 	b.extend(ok.GetEach() == uint32(each) && slices.Equal(ok.GetRoute(), route), func(r *conveyorv1.ProcessResult) {
-		r.Outcome = &conveyorv1.ProcessResult_Ok{Ok: &conveyorv1.Outputs{Each: uint32(each), Route: slices.Clone(route)}}
+		if each == 1 && len(route) == 0 {
+			r.Outcome = outcomeOne
+		} else {
+			r.Outcome = &conveyorv1.ProcessResult_Ok{Ok: &conveyorv1.Outputs{Each: uint32(each), Route: slices.Clone(route)}}
+		}
 	})
 	b.last = nil
 }

@@ -34,6 +34,7 @@ type Batch struct {
 	spans []span
 	bytes int
 	refs  atomic.Int32
+	whole *Batch // of which this one shows a part; its memory is that one's
 }
 
 var batches = sync.Pool{New: func() any { return new(Batch) }}
@@ -86,6 +87,10 @@ func (b *Batch) Free() {
 		return
 	case n < 0:
 		panic("wire: batch freed too often")
+	}
+	if b.whole != nil {
+		b.whole.Free()
+		return
 	}
 	b.pool.Put(b.data)
 	b.data, b.pool = nil, nil
@@ -240,16 +245,23 @@ func (w *Builder) Finish() *Batch {
 	return b
 }
 
-// Slice returns a batch of records from..to-1 of b: the same memory with a reference of its own where they are the whole of b, a copy
-// otherwise; nil when from..to-1 is empty and not the whole. The caller owns it.
+// Slice returns a batch of records from..to-1 of b, in the same memory, of which it holds a reference; nil when from..to-1 is empty and not
+// the whole. The caller owns it.
 func (b *Batch) Slice(from, to int) *Batch {
 	if from == 0 && to == len(b.spans) {
 		b.Ref()
 		return b
 	}
-	var w Builder
-	w.AppendRun(b, from, to)
-	return w.Finish()
+	if from >= to {
+		return nil
+	}
+	b.Ref()
+	part := &Batch{data: b.data, spans: b.spans[from:to:to], whole: b}
+	for _, s := range part.spans {
+		part.bytes += int(s.end - s.body)
+	}
+	part.refs.Store(1)
+	return part
 }
 
 // AppendWithID copies an encoded record that has no id to the end and gives it one: a field of protobuf may stand anywhere.

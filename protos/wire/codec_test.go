@@ -50,7 +50,7 @@ func (p *plane) Link(stream grpc.BidiStreamingServer[linkv1.LinkRequest, linkv1.
 		if err != nil {
 			return err
 		}
-		if err := stream.Send(&linkv1.LinkResponse{Settled: []*linkv1.SettledRun{{First: head.GetHeader().GetFirst(), Count: uint64(n)}}}); err != nil {
+		if err := stream.Send(&linkv1.LinkResponse{Settled: &linkv1.SettledRuns{First: []uint64{head.GetHeader().GetFirst()}, Count: []uint64{uint64(n)}}}); err != nil {
 			return err
 		}
 	}
@@ -160,7 +160,7 @@ func send(ctx context.Context, conn *grpc.ClientConn, frames <-chan frame) error
 		if err != nil {
 			return err
 		}
-		if got := answer.GetSettled()[0]; got.GetFirst() != f.first || got.GetCount() != uint64(n) {
+		if got := answer.GetSettled(); got.GetFirst()[0] != f.first || got.GetCount()[0] != uint64(n) {
 			return fmt.Errorf("sent %d records from %d on, answered %v", n, f.first, got)
 		}
 	}

@@ -82,7 +82,7 @@ func (transformPort) kind() conveyorv1.ServiceKind {
 func (transformPort) method() string      { return conveyorv1.TransformService_Process_FullMethodName }
 func (transformPort) passesOn() bool      { return true }
 func (transformPort) complete() wire.Head { return nil }
-func (transformPort) response() wire.Head { return &conveyorv1.ProcessResponse{} }
+func (transformPort) response() wire.Head { return &processHead{} }
 
 func (transformPort) open(o *conveyorv1.Opening) wire.Head {
 	return &conveyorv1.ProcessRequest{Request: &conveyorv1.ProcessRequest_Open{Open: o}}
@@ -97,32 +97,32 @@ func (transformPort) released(key []byte) wire.Head {
 }
 
 func (transformPort) answer(head wire.Head, batch *wire.Batch) (*answer, error) {
-	r := head.(*conveyorv1.ProcessResponse)
-	a := &answer{opened: r.GetOpened() != nil, sequence: r.GetSequence(), batch: batch}
-	if len(r.GetResolved()) > 0 {
+	r := head.(*processHead)
+	a := &answer{opened: r.opened, sequence: r.sequence, batch: batch, results: make([]dispatch.Result, 0, len(r.results))}
+	if r.resolved {
 		return nil, fmt.Errorf("it resolved records as held, which this version of the sidecar does not do: %w", dispatch.ErrMismatch)
 	}
 	at := 0
-	for _, res := range r.GetResults() {
-		from, to, err := span(res.GetFirst(), res.GetCount())
+	for _, res := range r.results {
+		from, to, err := span(res.first, res.count)
 		if err != nil {
 			return nil, err
 		}
-		switch out := res.GetOutcome().(type) {
-		case *conveyorv1.ProcessResult_Ok:
-			each := int(out.Ok.GetEach())
+		switch res.kind {
+		case resultOK:
+			each := int(res.each)
 			if each < 1 || each > maxInputs {
 				return nil, fmt.Errorf("request %d: an input became %d records: %w", a.sequence, each, dispatch.ErrMismatch)
 			}
-			a.outs = append(a.outs, outs{from: from, to: to, each: each, first: at, route: out.Ok.GetRoute()})
+			a.outs = append(a.outs, outs{from: from, to: to, each: each, first: at, route: res.route})
 			at += each * (to - from)
-			a.results = append(a.results, dispatch.Result{From: from, To: to})
-		case *conveyorv1.ProcessResult_Filtered:
+			a.done(from, to)
+		case resultFiltered:
 			a.outs = append(a.outs, outs{from: from, to: to, filtered: true})
-			a.results = append(a.results, dispatch.Result{From: from, To: to})
-		case *conveyorv1.ProcessResult_Error:
-			a.results = append(a.results, failed(from, to, out.Error))
-		case *conveyorv1.ProcessResult_Held, *conveyorv1.ProcessResult_Merged:
+			a.done(from, to)
+		case resultError:
+			a.results = append(a.results, failed(from, to, res.failure))
+		case resultHeld:
 			return nil, fmt.Errorf("request %d: it held or merged records, which this version of the sidecar does not do: %w", a.sequence, dispatch.ErrMismatch)
 		default:
 			return nil, fmt.Errorf("request %d: a result without outcome: %w", a.sequence, dispatch.ErrMismatch)
@@ -136,6 +136,15 @@ func (transformPort) answer(head wire.Head, batch *wire.Batch) (*answer, error) 
 		return nil, fmt.Errorf("request %d: its results speak of %d records, its batch has %d: %w", a.sequence, at, got, dispatch.ErrMismatch)
 	}
 	return a, nil
+}
+
+// done adds that the service is done with the inputs from..to-1. To the dispatcher it makes no difference what became of them.
+func (a *answer) done(from, to int) {
+	if n := len(a.results); n > 0 && a.results[n-1].Failure == nil && a.results[n-1].To == from {
+		a.results[n-1].To = to
+		return
+	}
+	a.results = append(a.results, dispatch.Result{From: from, To: to})
 }
 
 // sinkPort speaks to sinks.

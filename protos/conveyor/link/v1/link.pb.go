@@ -770,7 +770,7 @@ type LinkResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Opened *LinkOpened            `protobuf:"bytes,1,opt,name=opened,proto3" json:"opened,omitempty"`
 	// settled since the last response, run by run; the sender lets go of these records.
-	Settled []*SettledRun `protobuf:"bytes,2,rep,name=settled,proto3" json:"settled,omitempty"`
+	Settled *SettledRuns `protobuf:"bytes,2,opt,name=settled,proto3" json:"settled,omitempty"`
 	// credit, when it grew.
 	Credit *Credit `protobuf:"bytes,3,opt,name=credit,proto3" json:"credit,omitempty"`
 	// ended answers an end, when everything is settled and the stages behind have ended.
@@ -816,7 +816,7 @@ func (x *LinkResponse) GetOpened() *LinkOpened {
 	return nil
 }
 
-func (x *LinkResponse) GetSettled() []*SettledRun {
+func (x *LinkResponse) GetSettled() *SettledRuns {
 	if x != nil {
 		return x.Settled
 	}
@@ -873,30 +873,31 @@ func (*LinkEnded) Descriptor() ([]byte, []int) {
 	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{10}
 }
 
-// SettledRun tells how a run of records ended.
-type SettledRun struct {
+// SettledRuns tell how runs of records ended: run i is count[i] records from number first[i] on, which all ended with outcome[i]. The three
+// lists have one length. A stage that drops every tenth record makes many runs, so they are not messages of their own.
+type SettledRuns struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	First         uint64                 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
-	Count         uint64                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
-	Outcome       Outcome                `protobuf:"varint,3,opt,name=outcome,proto3,enum=conveyor.link.v1.Outcome" json:"outcome,omitempty"`
+	First         []uint64               `protobuf:"varint,1,rep,packed,name=first,proto3" json:"first,omitempty"`
+	Count         []uint64               `protobuf:"varint,2,rep,packed,name=count,proto3" json:"count,omitempty"`
+	Outcome       []Outcome              `protobuf:"varint,3,rep,packed,name=outcome,proto3,enum=conveyor.link.v1.Outcome" json:"outcome,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *SettledRun) Reset() {
-	*x = SettledRun{}
+func (x *SettledRuns) Reset() {
+	*x = SettledRuns{}
 	mi := &file_conveyor_link_v1_link_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *SettledRun) String() string {
+func (x *SettledRuns) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*SettledRun) ProtoMessage() {}
+func (*SettledRuns) ProtoMessage() {}
 
-func (x *SettledRun) ProtoReflect() protoreflect.Message {
+func (x *SettledRuns) ProtoReflect() protoreflect.Message {
 	mi := &file_conveyor_link_v1_link_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -908,30 +909,30 @@ func (x *SettledRun) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use SettledRun.ProtoReflect.Descriptor instead.
-func (*SettledRun) Descriptor() ([]byte, []int) {
+// Deprecated: Use SettledRuns.ProtoReflect.Descriptor instead.
+func (*SettledRuns) Descriptor() ([]byte, []int) {
 	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{11}
 }
 
-func (x *SettledRun) GetFirst() uint64 {
+func (x *SettledRuns) GetFirst() []uint64 {
 	if x != nil {
 		return x.First
 	}
-	return 0
+	return nil
 }
 
-func (x *SettledRun) GetCount() uint64 {
+func (x *SettledRuns) GetCount() []uint64 {
 	if x != nil {
 		return x.Count
 	}
-	return 0
+	return nil
 }
 
-func (x *SettledRun) GetOutcome() Outcome {
+func (x *SettledRuns) GetOutcome() []Outcome {
 	if x != nil {
 		return x.Outcome
 	}
-	return Outcome_OUTCOME_UNSPECIFIED
+	return nil
 }
 
 var File_conveyor_link_v1_link_proto protoreflect.FileDescriptor
@@ -992,18 +993,17 @@ const file_conveyor_link_v1_link_proto_rawDesc = "" +
 	"\x05lanes\x18\x05 \x03(\v2\x16.conveyor.link.v1.LaneR\x05lanesB\t\n" +
 	"\arequest\"'\n" +
 	"\aLinkEnd\x12\x1c\n" +
-	"\tcompleted\x18\x01 \x01(\bR\tcompleted\"\xe1\x01\n" +
+	"\tcompleted\x18\x01 \x01(\bR\tcompleted\"\xe2\x01\n" +
 	"\fLinkResponse\x124\n" +
-	"\x06opened\x18\x01 \x01(\v2\x1c.conveyor.link.v1.LinkOpenedR\x06opened\x126\n" +
-	"\asettled\x18\x02 \x03(\v2\x1c.conveyor.link.v1.SettledRunR\asettled\x120\n" +
+	"\x06opened\x18\x01 \x01(\v2\x1c.conveyor.link.v1.LinkOpenedR\x06opened\x127\n" +
+	"\asettled\x18\x02 \x01(\v2\x1d.conveyor.link.v1.SettledRunsR\asettled\x120\n" +
 	"\x06credit\x18\x03 \x01(\v2\x18.conveyor.link.v1.CreditR\x06credit\x121\n" +
 	"\x05ended\x18\x04 \x01(\v2\x1b.conveyor.link.v1.LinkEndedR\x05ended\"\v\n" +
-	"\tLinkEnded\"m\n" +
-	"\n" +
-	"SettledRun\x12\x14\n" +
-	"\x05first\x18\x01 \x01(\x04R\x05first\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\x04R\x05count\x123\n" +
-	"\aoutcome\x18\x03 \x01(\x0e2\x19.conveyor.link.v1.OutcomeR\aoutcome*\x8c\x01\n" +
+	"\tLinkEnded\"n\n" +
+	"\vSettledRuns\x12\x14\n" +
+	"\x05first\x18\x01 \x03(\x04R\x05first\x12\x14\n" +
+	"\x05count\x18\x02 \x03(\x04R\x05count\x123\n" +
+	"\aoutcome\x18\x03 \x03(\x0e2\x19.conveyor.link.v1.OutcomeR\aoutcome*\x8c\x01\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10OUTCOME_FILTERED\x10\x01\x12\x18\n" +
@@ -1040,7 +1040,7 @@ var file_conveyor_link_v1_link_proto_goTypes = []any{
 	(*LinkEnd)(nil),        // 9: conveyor.link.v1.LinkEnd
 	(*LinkResponse)(nil),   // 10: conveyor.link.v1.LinkResponse
 	(*LinkEnded)(nil),      // 11: conveyor.link.v1.LinkEnded
-	(*SettledRun)(nil),     // 12: conveyor.link.v1.SettledRun
+	(*SettledRuns)(nil),    // 12: conveyor.link.v1.SettledRuns
 	(*v1.Epoch)(nil),       // 13: conveyor.v1.Epoch
 	(*v1.RecordBatch)(nil), // 14: conveyor.v1.RecordBatch
 }
@@ -1057,10 +1057,10 @@ var file_conveyor_link_v1_link_proto_depIdxs = []int32{
 	9,  // 9: conveyor.link.v1.LinkRequest.end:type_name -> conveyor.link.v1.LinkEnd
 	4,  // 10: conveyor.link.v1.LinkRequest.lanes:type_name -> conveyor.link.v1.Lane
 	2,  // 11: conveyor.link.v1.LinkResponse.opened:type_name -> conveyor.link.v1.LinkOpened
-	12, // 12: conveyor.link.v1.LinkResponse.settled:type_name -> conveyor.link.v1.SettledRun
+	12, // 12: conveyor.link.v1.LinkResponse.settled:type_name -> conveyor.link.v1.SettledRuns
 	3,  // 13: conveyor.link.v1.LinkResponse.credit:type_name -> conveyor.link.v1.Credit
 	11, // 14: conveyor.link.v1.LinkResponse.ended:type_name -> conveyor.link.v1.LinkEnded
-	0,  // 15: conveyor.link.v1.SettledRun.outcome:type_name -> conveyor.link.v1.Outcome
+	0,  // 15: conveyor.link.v1.SettledRuns.outcome:type_name -> conveyor.link.v1.Outcome
 	16, // [16:16] is the sub-list for method output_type
 	16, // [16:16] is the sub-list for method input_type
 	16, // [16:16] is the sub-list for extension type_name
