@@ -134,6 +134,16 @@ func (w *work) acknowledge(ctx context.Context) {
 			for _, e := range pending {
 				req.Ended = append(req.Ended, e)
 			}
+			if len(pending) > 0 {
+				// What was counted last must be told before the router forgets who counted it.
+				stages, lanes := w.engine.Reports()
+				if err := w.client.Heartbeat(ctx, &controlv1.HeartbeatRequest{Session: w.session, Stages: cleanAll(stages), Lanes: cleanAll(lanes)}); !w.answer(err) {
+					if !again.pause(ctx) {
+						return
+					}
+					continue
+				}
+			}
 			if err := w.client.AcknowledgeAssignments(ctx, req); !w.answer(err) {
 				if ctx.Err() == nil {
 					w.log.Debug("assignments are not acknowledged, trying again", "sidecar", w.cfg.SidecarID, "err", err)
