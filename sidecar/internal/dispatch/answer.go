@@ -23,6 +23,7 @@ func (d *Dispatcher) Answer(sequence uint64, results []Result, response any, now
 	if r.answered {
 		return nil, fmt.Errorf("second answer to request %d: %w", sequence, ErrMismatch)
 	}
+	// I18: exactly, or not at all.
 	at := 0
 	for _, res := range results {
 		if res.From != at || res.To <= res.From || res.To > r.Records {

@@ -204,7 +204,7 @@ func (e *edge) shed(ctx context.Context, b *flow.Batch) error {
 	}
 	e.mu.Unlock()
 	for _, b := range holding {
-		b.Detach(flow.Shed)
+		b.Detach(flow.Shed) // I11: no lane waits for it.
 	}
 	return nil
 }

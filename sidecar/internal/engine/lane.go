@@ -82,6 +82,7 @@ func (r *reading) begin(ctx context.Context, position []byte) error {
 	}
 	// Inside a unit that is read again the ordinals, and with them the ids, are the same again.
 	r.precede, r.ordinal = bytes.Clone(r.resume()), 0
+	// I5: stored before anything leaves.
 	if len(position) == 0 || bytes.Equal(position, r.precede) {
 		return nil
 	}
@@ -339,7 +340,7 @@ func (r *reading) stored(c *controlv1.Checkpoint, result controlv1.CheckpointRes
 	r.mu.Lock()
 	switch result {
 	case controlv1.CheckpointResult_CHECKPOINT_RESULT_ACCEPTED:
-		// I3: only what is checkpointed is committed.
+		// I3: commit only what is checkpointed.
 		r.storedSequence = c.GetSequence()
 		if len(c.GetPosition()) > 0 {
 			r.storedPosition = c.GetPosition()
@@ -358,7 +359,7 @@ func (r *reading) stored(c *controlv1.Checkpoint, result controlv1.CheckpointRes
 	case controlv1.CheckpointResult_CHECKPOINT_RESULT_FENCED, controlv1.CheckpointResult_CHECKPOINT_RESULT_STALE:
 		r.problem = fmt.Sprintf("the router refused the checkpoint at sequence %d: %s", c.GetSequence(), result)
 		r.mu.Unlock()
-		r.cancel(errFenced)
+		r.cancel(errFenced) // I14: a fenced lane stops.
 	default:
 		if err != nil {
 			r.unstored, r.problem = true, "checkpoints are not stored: "+err.Error()

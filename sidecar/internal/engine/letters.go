@@ -135,7 +135,7 @@ func (u *undertaker) run(ctx context.Context) {
 			if r := g.burial.lane.Replay; r != nil {
 				r.Letter.Store(stored[i].GetId())
 			}
-			// I6: dead only once the letter is durable.
+			// I6: dead once the letter is durable.
 			g.burial.batch.Settle(g.burial.index, g.burial.index+1, flow.Dead)
 			g.burial.stage.burying.Add(-1)
 			if g.burial.then != nil {

@@ -40,7 +40,7 @@ func (l *linkIn) open(from string, sender flow.Epoch) (*linkEnd, error) {
 		return nil, refusal(codes.FailedPrecondition, "STALE_EPOCH", "the stage has ended here")
 	}
 	end := l.ends[from]
-	// I10: an older owner of the sending stage is refused.
+	// I13: older owners are refused.
 	if sender.Less(epochOf(peer.GetEpoch())) || end != nil && sender.Less(end.sender) {
 		return nil, refusal(codes.FailedPrecondition, "FENCED", "stage %s has a newer owner than the one that sends", from)
 	}
@@ -181,7 +181,7 @@ func (e *linkEnd) attach(in *incoming, firstUnsettled uint64) *linkv1.LinkRespon
 	}
 	e.stream = in
 	e.endSent = false
-	// I12: what the last stream may have lost is told again.
+	// I15: told until it was heard.
 	again := append(e.told, e.news...)
 	e.told, e.news = nil, nil
 	resp := &linkv1.LinkResponse{Opened: &linkv1.LinkOpened{ReceivedThrough: e.received, Credit: e.grant()}}
@@ -265,13 +265,14 @@ func (in *incoming) take(h *linkv1.FrameHeader, records *wire.Batch) error {
 	e := in.end
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	// I16: taken once, from one stream.
 	switch {
 	case e.stream != in:
 		return errSuperseded
 	case h.GetFirst() <= e.received:
 		return fmt.Errorf("frame from number %d on, %d was received", h.GetFirst(), e.received)
 	}
-	// I8: the receiver holds its sender to the credit.
+	// I8: senders keep to their credit.
 	if err := e.limit.Check(n, int64(records.Bytes())); err != nil {
 		return fmt.Errorf("the sender exceeds its credit: %w", err)
 	}

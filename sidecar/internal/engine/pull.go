@@ -92,7 +92,7 @@ func (w *source) pull(lane context.Context, r *reading, beginning bool) (exhaust
 		case err := <-failed:
 			return false, fmt.Errorf("%s: %w", name, err)
 		case m := <-events:
-			// What was read is handed on also when the stream breaks meanwhile: only the lane's own end leaves it unsettled.
+			// I2: what was taken goes on. Only the end of the lane itself leaves it unsettled.
 			end, err := w.handle(lane, r, p, m)
 			if err != nil {
 				return false, fmt.Errorf("%s: %w", name, err)

@@ -364,8 +364,7 @@ func (w *service) act(ctx context.Context, steps []dispatch.Step, out chan<- *wi
 	for _, step := range steps {
 		switch step.Kind {
 		case dispatch.Finish:
-			// I2: what the service is done with goes on also when its stream breaks meanwhile, so this waits for credit under the stage's
-			// own context.
+			// I2: what was taken goes on. So this waits for credit under the stage's context, which outlives the stream's.
 			if err := w.finish(w.s.ctx, step); err != nil {
 				return err
 			}

@@ -148,6 +148,7 @@ func (b *Batch) settleSome(from, to int, o Outcome) {
 		}
 		outcome := o
 		if b.branches != nil {
+			// I1: told once, the worst wins.
 			if b.branches[i] > 1 || b.worst != nil {
 				if b.worst == nil {
 					b.worst = make([]Outcome, b.Len())
@@ -183,8 +184,7 @@ func (b *Batch) settleSome(from, to int, o Outcome) {
 	}
 }
 
-// end tells the records' origins that they have settled. It comes before the credit is given back: whoever sees the credit may rely on
-// the origins knowing.
+// end tells the records' origins that they have settled. I10: they know before credit returns.
 func (b *Batch) end(from, to int, o Outcome, tell bool) {
 	if !tell {
 		return

@@ -130,7 +130,7 @@ func (t *Tracker) find(seq uint64) int {
 	return lo
 }
 
-// advance moves the watermark over what has settled without a hole.
+// advance moves the watermark over what has settled without a hole. I4: no checkpoint beyond holes.
 func (t *Tracker) advance() bool {
 	before := t.settled
 	gone := 0
