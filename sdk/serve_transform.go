@@ -281,7 +281,9 @@ func (b *answerBuilder) add(index int, parent *Record, result *Result) error {
 		return Permanent(Code(CodeRecordTooBig, fmt.Errorf("the outputs of one record have %d bytes, %d are allowed", size, wire.MaxRecordBytes)))
 	}
 	for i := range result.Records {
-		b.child(parent, result.Records, i)
+		if len(result.Records) > 1 { // a single one is in the scratch record already
+			b.child(parent, result.Records, i)
+		}
 		if err := b.outputs.AppendRecord(&b.p.scratch); err != nil {
 			return fmt.Errorf("output %d: %w", i, err)
 		}
