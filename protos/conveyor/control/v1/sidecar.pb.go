@@ -2430,7 +2430,7 @@ var File_conveyor_control_v1_sidecar_proto protoreflect.FileDescriptor
 
 const file_conveyor_control_v1_sidecar_proto_rawDesc = "" +
 	"\n" +
-	"!conveyor/control/v1/sidecar.proto\x12\x13conveyor.control.v1\x1a\"conveyor/control/v1/resource.proto\x1a conveyor/control/v1/letter.proto\x1a\x1bconveyor/link/v1/link.proto\x1a\x18conveyor/v1/record.proto\x1a\x19conveyor/v1/service.proto\">\n" +
+	"!conveyor/control/v1/sidecar.proto\x12\x13conveyor.control.v1\x1a conveyor/control/v1/letter.proto\x1a\"conveyor/control/v1/resource.proto\x1a\x1bconveyor/link/v1/link.proto\x1a\x18conveyor/v1/record.proto\x1a\x19conveyor/v1/service.proto\">\n" +
 	"\aSession\x12\x1d\n" +
 	"\n" +
 	"sidecar_id\x18\x01 \x01(\tR\tsidecarId\x12\x14\n" +
@@ -2771,8 +2771,8 @@ func file_conveyor_control_v1_sidecar_proto_init() {
 	if File_conveyor_control_v1_sidecar_proto != nil {
 		return
 	}
-	file_conveyor_control_v1_resource_proto_init()
 	file_conveyor_control_v1_letter_proto_init()
+	file_conveyor_control_v1_resource_proto_init()
 	file_conveyor_control_v1_sidecar_proto_msgTypes[14].OneofWrappers = []any{
 		(*StageSpec_ServiceWork)(nil),
 		(*StageSpec_Cel)(nil),
