@@ -197,7 +197,7 @@ func (p *planner) place(k Key, s *Stage, now bool) {
 		p.move(k, Place{Sidecar: best.ID, Address: best.offers(n)[0]})
 	case n.Connector != "":
 		p.unplaced[k] = fmt.Sprintf("no connector of type %s found that is a %s: start conveyor-connect", n.Connector, KindName(n.Kind))
-	case n.Endpoint.Loopback:
+	case n.Endpoint.Loopback && !p.oneHost():
 		p.unplaced[k] = fmt.Sprintf("no sidecar has a service on port %d of kind %s", n.Endpoint.Port, KindName(n.Kind))
 	default:
 		own := func(c *Sidecar) bool { return c.isHost(n.Endpoint) }
@@ -206,6 +206,16 @@ func (p *planner) place(k Key, s *Stage, now bool) {
 		}
 		p.move(k, Place{Sidecar: p.best(k, s, own).ID, Address: n.Endpoint.Address, Gateway: true})
 	}
+}
+
+// oneHost reports whether loopback means the same to all sidecars, so that any of them can dial it.
+func (p *planner) oneHost() bool {
+	first := sorted(p.sidecars[0].Addresses)
+	return !slices.ContainsFunc(p.sidecars, func(c Sidecar) bool { return !slices.Equal(sorted(c.Addresses), first) })
+}
+
+func sorted(addrs []netip.Addr) []netip.Addr {
+	return slices.SortedFunc(slices.Values(addrs), netip.Addr.Compare)
 }
 
 // best returns the best sidecar of those that fit, of which there is one.

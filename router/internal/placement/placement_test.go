@@ -55,9 +55,14 @@ func TestPlan_WhereAStageRuns(t *testing.T) {
 			sidecars: []placement.Sidecar{sidecar("a", "10.0.0.1", service(50052, placement.Ability{Kind: sink})), sidecar("b", "10.0.0.2", service(50052, placement.Ability{Kind: transform}))},
 			want:     placement.Result{Changes: []placement.Change{{k, placement.Place{Sidecar: "b", Address: "127.0.0.1:50052"}}}},
 		},
-		"nobody has a loopback endpoint": {
+		"a loopback endpoint that nobody has found goes through a gateway on the only host": {
 			need:     placement.Need{Kind: transform, Endpoint: local(50052)},
-			sidecars: []placement.Sidecar{sidecar("a", "10.0.0.1", service(50053, placement.Ability{Kind: transform}))},
+			sidecars: []placement.Sidecar{sidecar("a", "10.0.0.1", service(50053, placement.Ability{Kind: transform})), sidecar("b", "10.0.0.1")},
+			want:     placement.Result{Changes: []placement.Change{{k, placement.Place{Sidecar: "a", Address: "localhost:50052", Gateway: true}}}},
+		},
+		"nobody has a loopback endpoint, which may be on any of several hosts": {
+			need:     placement.Need{Kind: transform, Endpoint: local(50052)},
+			sidecars: []placement.Sidecar{sidecar("a", "10.0.0.1", service(50053, placement.Ability{Kind: transform})), sidecar("b", "10.0.0.2")},
 			want:     placement.Result{Unplaced: map[placement.Key]string{k: "no sidecar has a service on port 50052 of kind transform"}},
 		},
 		"no sidecar at all": {
