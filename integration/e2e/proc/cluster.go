@@ -1,0 +1,143 @@
+package proc
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// Router is a conveyor-router that keeps its place while its processes come and go.
+type Router struct {
+	*Process
+	t        testing.TB
+	dir      string
+	port     int
+	ops      int
+	extraEnv []string
+}
+
+// NewRouter prepares a router and does not start it.
+func NewRouter(t testing.TB, env ...string) *Router {
+	t.Helper()
+	return &Router{t: t, dir: filepath.Join(t.TempDir(), "router"), port: Port(t), ops: Port(t), extraEnv: env}
+}
+
+// Start starts a process at the place of the router. The one before has ended.
+func (r *Router) Start() {
+	r.t.Helper()
+	r.Process = Start(r.t, Spec{Name: "conveyor-router", Path: Binary(r.t, "conveyor-router"), Env: append([]string{
+		"GRPC_PORT=" + strconv.Itoa(r.port), "OPS_PORT=" + strconv.Itoa(r.ops), "DATA_DIR=" + r.dir,
+	}, r.extraEnv...)})
+}
+
+// Addr is the address of its API.
+func (r *Router) Addr() string { return Loopback(r.port) }
+
+// Ops is the address of its side port.
+func (r *Router) Ops() string { return Loopback(r.ops) }
+
+// Sidecar is a conveyor-sidecar that keeps its place while its processes come and go.
+type Sidecar struct {
+	*Process
+	t        testing.TB
+	id       string
+	dir      string
+	router   string
+	port     int
+	ops      int
+	services string
+	extraEnv []string
+}
+
+// NewSidecar prepares a sidecar that looks for services on some ports, and does not start it.
+func NewSidecar(t testing.TB, id string, r *Router, services []int, env ...string) *Sidecar {
+	t.Helper()
+	var list []string
+	for _, p := range services {
+		list = append(list, strconv.Itoa(p))
+	}
+	return &Sidecar{
+		t: t, id: id, dir: filepath.Join(t.TempDir(), "sidecar"), router: r.Addr(), port: Port(t), ops: Port(t),
+		services: strings.Join(list, ","), extraEnv: env,
+	}
+}
+
+// Start starts a process at the place of the sidecar. The one before has ended.
+func (s *Sidecar) Start() {
+	s.t.Helper()
+	s.Process = Start(s.t, Spec{Name: "conveyor-sidecar " + s.id, Path: Binary(s.t, "conveyor-sidecar"), Env: append([]string{
+		"SIDECAR_ID=" + s.id, "CLUSTER_ENDPOINT=" + s.router, "GRPC_PORT=" + strconv.Itoa(s.port), "OPS_PORT=" + strconv.Itoa(s.ops),
+		"DATA_DIR=" + s.dir, "DISCOVERY_PORTS=" + s.services,
+	}, s.extraEnv...)})
+}
+
+// Ops is the address of its side port.
+func (s *Sidecar) Ops() string { return Loopback(s.ops) }
+
+// Service is a program on a port: conveyor-connect, or a child of the test binary.
+type Service struct {
+	*Process
+	t     testing.TB
+	Port  int
+	start func() *Process
+}
+
+// NewConnect prepares a conveyor-connect and does not start it.
+func NewConnect(t testing.TB) *Service {
+	t.Helper()
+	s := &Service{t: t, Port: Port(t)}
+	s.start = func() *Process {
+		return Start(t, Spec{Name: "conveyor-connect", Path: Binary(t, "conveyor-connect"), Args: []string{"--listen", s.Addr()}})
+	}
+	return s
+}
+
+// NewService prepares a child of this test binary, which finds the address to listen on in SERVICE_LISTEN, and does not start it.
+func NewService(t testing.TB, child string, env ...string) *Service {
+	t.Helper()
+	s := &Service{t: t, Port: Port(t)}
+	s.start = func() *Process {
+		return StartChild(t, child, append([]string{"SERVICE_LISTEN=" + s.Addr()}, env...)...)
+	}
+	return s
+}
+
+// Start starts a process at the place of the service. The one before has ended.
+func (s *Service) Start() { s.Process = s.start() }
+
+// Addr is where it listens.
+func (s *Service) Addr() string { return Loopback(s.Port) }
+
+// Get asks a side port; the status is 0 when nobody answers.
+func Get(ctx context.Context, address, path string) (status int, body string) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+path, nil)
+	if err != nil {
+		return 0, err.Error()
+	}
+	resp, err := new(http.Client).Do(req)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	content, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return resp.StatusCode, string(content)
+}
+
+// AwaitReady waits until a side port says that its daemon is ready.
+func AwaitReady(t testing.TB, ops string) {
+	t.Helper()
+	Until(t, func() string {
+		status, body := Get(t.Context(), ops, "/readyz")
+		if status == http.StatusOK {
+			return ""
+		}
+		return "the daemon at " + ops + " is not ready: " + strconv.Itoa(status) + " " + body
+	})
+}

@@ -1,0 +1,108 @@
+package proc
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+)
+
+// childEnv names the child that a test binary is, when it is one.
+const childEnv = "CONVEYOR_TEST_CHILD"
+
+// Child is a program inside the test binary, such as a service of a test: it runs until ctx ends, which SIGTERM does, and returns its exit
+// code.
+type Child func(ctx context.Context) int
+
+// Main runs the tests of a package, or the child that this process is started as, and returns the exit code.
+func Main(m *testing.M, children map[string]Child) int {
+	if name := os.Getenv(childEnv); name != "" {
+		child, ok := children[name]
+		if !ok {
+			fmt.Fprintf(os.Stderr, "there is no child %q\n", name)
+			return 2
+		}
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		return child(ctx)
+	}
+	defer binaries.remove()
+	defer startedBy.close()
+	return m.Run()
+}
+
+// sources are the packages of the binaries, below the root of the repository.
+var sources = []string{
+	"./cli/cmd/conveyor", "./router/cmd/conveyor-router", "./sidecar/cmd/conveyor-sidecar", "./connectors/cmd/conveyor-connect",
+}
+
+// build is the binaries, made once by the first test that needs one.
+type build struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+var binaries build
+
+// binEnv names a folder of binaries to try instead of those of this working tree.
+const binEnv = "CONVEYOR_TEST_BIN"
+
+// Binary returns the path of a binary: of this working tree, with the race detector if the tests have it, or from CONVEYOR_TEST_BIN.
+func Binary(t testing.TB, name string) string {
+	t.Helper()
+	if dir := os.Getenv(binEnv); dir != "" {
+		return filepath.Join(dir, name)
+	}
+	binaries.once.Do(binaries.make)
+	if binaries.err != nil {
+		t.Fatal(binaries.err)
+	}
+	return filepath.Join(binaries.dir, name)
+}
+
+func (b *build) make() {
+	root, err := Root()
+	if err != nil {
+		b.err = err
+		return
+	}
+	if b.dir, b.err = os.MkdirTemp("", "conveyor-bin-"); b.err != nil {
+		return
+	}
+	args := append([]string{"build", "-buildvcs=false", "-o", b.dir + string(filepath.Separator)}, raceFlags...)
+	cmd := exec.CommandContext(context.Background(), "go", append(args, sources...)...)
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		b.err = fmt.Errorf("build the binaries: %w\n%s", err, out)
+	}
+}
+
+func (b *build) remove() {
+	if b.dir != "" {
+		_ = os.RemoveAll(b.dir) // in the folder for temporary files
+	}
+}
+
+// Root returns the root of the repository, above the folder that the test runs in.
+func Root() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.work")); err == nil {
+			return dir, nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", errors.New("no go.work above the folder of the test")
+		}
+		dir = parent
+	}
+}

@@ -1,0 +1,113 @@
+package e2e_test
+
+import (
+	"testing"
+
+	"github.com/conveyor-etl/conveyor/integration/e2e/proc"
+)
+
+const (
+	records = 3000
+	rate    = 1500
+)
+
+// simple is a pipeline that takes about two seconds.
+func (r *rig) simple() []string {
+	return []string{
+		generate("in", records, rate),
+		manifest("Transform", "keep", `{cel: {filter: "value.seq > 0"}}`),
+		r.fileSink("out"),
+		manifest("Pipeline", "p", "{source: in, steps: [keep], sink: out}"),
+	}
+}
+
+func TestParts_MayStartInAnyOrder(t *testing.T) {
+	t.Parallel()
+	const router, sidecar, connect = "router", "sidecar", "service"
+	for _, order := range [][]string{
+		{router, sidecar, connect}, {router, connect, sidecar}, {sidecar, router, connect},
+		{sidecar, connect, router}, {connect, router, sidecar}, {connect, sidecar, router},
+	} {
+		t.Run(order[0]+" "+order[1]+" "+order[2], func(t *testing.T) {
+			t.Parallel()
+			r := prepare(t)
+			for _, part := range order {
+				switch part {
+				case router:
+					r.router.Start()
+					proc.AwaitReady(t, r.router.Ops())
+					r.apply(generate("in", 500, 0), r.fileSink("out"), manifest("Pipeline", "p", "{source: in, sink: out}"))
+				case sidecar:
+					r.sidecar.Start()
+				case connect:
+					r.connect.Start()
+				}
+			}
+			r.cli.AwaitPhase("p", "Completed")
+			if n := r.complete("out", 500); n != 0 {
+				t.Errorf("%d records arrived twice", n)
+			}
+		})
+	}
+}
+
+func TestPipeline_GoesOnAfterAnyPartStoppedOrCrashed(t *testing.T) {
+	t.Parallel()
+	type process interface {
+		Start()
+		Stop()
+		Kill()
+	}
+	for _, part := range []struct {
+		name string
+		of   func(*rig) process
+	}{
+		{"router", func(r *rig) process { return r.router }},
+		{"sidecar", func(r *rig) process { return r.sidecar }},
+		{"connect", func(r *rig) process { return r.connect }},
+	} {
+		for _, graceful := range []bool{true, false} {
+			name := part.name + " crashed"
+			if graceful {
+				name = part.name + " stopped"
+			}
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				r := prepare(t).start()
+				r.apply(r.simple()...)
+				p := part.of(r)
+				for _, n := range []int{records / 6, records / 2} {
+					r.awaitLines("out", n)
+					if graceful {
+						p.Stop()
+					} else {
+						p.Kill()
+					}
+					p.Start()
+				}
+				r.cli.AwaitPhase("p", "Completed")
+				duplicates := r.complete("out", records)
+				if graceful && duplicates > 0 {
+					t.Errorf("%d records arrived twice, though everything was stopped in order", duplicates)
+				}
+				if part.name == "router" && duplicates > 0 {
+					t.Errorf("%d records arrived twice, though no record passes the router", duplicates)
+				}
+			})
+		}
+	}
+}
+
+func TestRecords_FlowWhileTheRouterIsDown(t *testing.T) {
+	t.Parallel()
+	r := prepare(t).start()
+	r.apply(r.simple()...)
+	r.awaitLines("out", 100)
+	r.router.Kill()
+	r.awaitLines("out", records)
+	r.router.Start()
+	r.cli.AwaitPhase("p", "Completed")
+	if n := r.complete("out", records); n != 0 {
+		t.Errorf("%d records arrived twice", n)
+	}
+}
