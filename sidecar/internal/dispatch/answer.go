@@ -46,17 +46,17 @@ func (d *Dispatcher) Answer(sequence uint64, results []Result, response any, now
 		r := d.sent[0]
 		d.sent[0] = nil
 		d.sent = d.sent[1:]
-		steps = d.unbar(d.apply(steps, r, now), now)
+		steps = d.unbar(d.apply(steps, r, now))
 	}
 	return steps, nil
 }
 
 // unbar lets go on the lines whose buried head waited for requests that have been answered.
-func (d *Dispatcher) unbar(steps []Step, now time.Time) []Step {
+func (d *Dispatcher) unbar(steps []Step) []Step {
 	barred := d.barred
 	d.barred = nil
 	for _, l := range barred {
-		steps = d.advance(steps, l, now)
+		steps = d.advance(steps, l)
 	}
 	return steps
 }
@@ -123,7 +123,7 @@ func (d *Dispatcher) apply(steps []Step, r *Request, now time.Time) []Step {
 		}
 	}
 	for _, l := range touched {
-		steps = d.advance(steps, l, now)
+		steps = d.advance(steps, l)
 	}
 	return steps
 }
@@ -191,11 +191,11 @@ func (d *Dispatcher) backoff(n int) time.Duration {
 func (d *Dispatcher) Buried(it *Item, now time.Time) []Step {
 	it.state = buried
 	d.total--
-	return d.advance(nil, it.line, now)
+	return d.advance(nil, it.line)
 }
 
 // advance ends what has come to the head of a line, and puts the line in its place among those that wait for a time.
-func (d *Dispatcher) advance(steps []Step, l *line, now time.Time) []Step {
+func (d *Dispatcher) advance(steps []Step, l *line) []Step {
 	for len(l.items) > 0 {
 		it := l.items[0]
 		switch it.state {
@@ -283,9 +283,9 @@ func (d *Dispatcher) Lost(now time.Time) []Step {
 	again, touched = d.behindLines(again, touched)
 	d.queue = append(again, d.queue...)
 	for _, l := range touched {
-		steps = d.advance(steps, l, now)
+		steps = d.advance(steps, l)
 	}
-	return d.unbar(steps, now)
+	return d.unbar(steps)
 }
 
 // salvage keeps what a sink answered for an input, whose first record is record i of its request, and sends the rest again.

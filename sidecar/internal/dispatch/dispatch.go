@@ -235,6 +235,9 @@ func (d *Dispatcher) Request(sequence uint64) *Request {
 	return nil
 }
 
+// Unanswered returns how many records the service has been sent and has not answered.
+func (d *Dispatcher) Unanswered() int { return d.records }
+
 // Sent returns the sequence of the last request.
 func (d *Dispatcher) Sent() uint64 { return d.next - 1 }
 

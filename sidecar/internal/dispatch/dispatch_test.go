@@ -195,9 +195,10 @@ func TestEveryRecordEndsOnceAndInTheOrderOfItsKey(t *testing.T) {
 			case 0, 1, 2:
 				keys := rapid.SliceOfN(rapid.Uint64Range(0, 3), 1, 9).Draw(t, "keys")
 				for i, k := range keys {
-					if cfg.Ordering == dispatch.Lane {
+					switch cfg.Ordering {
+					case dispatch.Lane:
 						k = 1
-					} else if cfg.Ordering == dispatch.None {
+					case dispatch.None:
 						k = 0
 					}
 					w.keys[next+uint64(i)] = k

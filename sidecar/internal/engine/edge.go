@@ -233,10 +233,10 @@ func (e *edge) Release(b *flow.Batch, records int, bytes int64, left int) {
 }
 
 // attach makes a target the edge's own, unless it has the one of that epoch already. What has not settled goes to the new one.
-func (e *edge) attach(make func() target, epoch flow.Epoch) {
+func (e *edge) attach(newTarget func() target, epoch flow.Epoch) {
 	e.mu.Lock()
 	old := e.target
-	if e.closed || old == nil && make == nil || old != nil && make != nil && e.epoch == epoch {
+	if e.closed || old == nil && newTarget == nil || old != nil && newTarget != nil && e.epoch == epoch {
 		e.mu.Unlock()
 		return
 	}
@@ -245,10 +245,10 @@ func (e *edge) attach(make func() target, epoch flow.Epoch) {
 	if old != nil {
 		old.close()
 	}
-	if make == nil {
+	if newTarget == nil {
 		return
 	}
-	t := make()
+	t := newTarget()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.target, e.epoch = t, epoch

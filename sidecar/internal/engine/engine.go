@@ -42,7 +42,7 @@ type Config struct {
 type Engine struct {
 	cfg     Config
 	log     *slog.Logger
-	ctx     context.Context // of everything that the engine runs
+	ctx     context.Context //nolint:containedctx // of everything that the engine runs
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 	changes chan struct{}

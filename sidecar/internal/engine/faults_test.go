@@ -451,3 +451,38 @@ func TestCloseAtAnyTimeEndsEverything(t *testing.T) {
 		}
 	}
 }
+
+func TestASinkThatHangsIsNamedUntilItAnswers(t *testing.T) {
+	control := newControl()
+	src, sink := newSource(t, numbered(50, 3)...), newSink(t)
+	sink.gate = make(chan struct{})
+	p, n := simple(t, control, src, sink)
+	p.start()
+	eventually(t, "the stage says so", func() bool {
+		w := n.status("out").GetWaitingFor()
+		return strings.Contains(w, "it has not answered for 5s") && strings.Contains(w, sink.addr)
+	})
+	close(sink.gate)
+	p.await()
+	if w := n.status("out").GetWaitingFor(); w != "" {
+		t.Errorf("still waits for %s", w)
+	}
+}
+
+func TestALetterThatTheStoreNeverTakesHoldsUpNoOthers(t *testing.T) {
+	control := newControl()
+	control.poison = "17"
+	src, sink := newSource(t, numbered(60, 0)...), newSink(t)
+	sink.decide(func(*conveyorv1.Record) *conveyorv1.Failure { return failure(permanent, "BAD") })
+	p, n := simple(t, control, src, sink)
+	p.start()
+	eventually(t, "all others are stored", func() bool { return len(control.stored()) == 59 })
+	if c := n.lane().GetCounts(); c.GetInFlight() == 0 {
+		t.Errorf("the last one settled without a letter: %v", c)
+	}
+	control.set(func(c *fakeControl) { c.poison = "" })
+	p.await()
+	if len(control.stored()) != 60 {
+		t.Errorf("%d letters", len(control.stored()))
+	}
+}

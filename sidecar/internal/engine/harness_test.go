@@ -45,7 +45,8 @@ type fakeControl struct {
 	letters     []*controlv1.Letter
 	down        error // no call is answered
 	lettersDown error
-	shortStore  bool // answers for one letter less than it was given
+	shortStore  bool   // answers for one letter less than it was given
+	poison      string // payload of a record whose letter is refused
 	fence       bool
 	listed      bool
 	history     []*controlv1.Checkpoint
@@ -118,6 +119,11 @@ func (c *fakeControl) StoreDeadLetters(_ context.Context, letters []*controlv1.L
 	}
 	if c.shortStore {
 		return make([]*controlv1.StoredLetter, len(letters)-1), nil
+	}
+	for _, l := range letters {
+		if c.poison != "" && string(l.GetRecord().GetPayload()) == c.poison {
+			return nil, errors.New("that letter cannot be stored")
+		}
 	}
 	var stored []*controlv1.StoredLetter
 	for _, l := range letters {

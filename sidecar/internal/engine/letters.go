@@ -94,8 +94,9 @@ func (u *undertaker) problem(k key) string {
 }
 
 func (u *undertaker) run(ctx context.Context) {
+	most := maxLetters
 	for failures := 0; ; {
-		batch := u.next()
+		batch := u.next(most)
 		if len(batch) == 0 {
 			select {
 			case <-ctx.Done():
@@ -119,6 +120,11 @@ func (u *undertaker) run(ctx context.Context) {
 			failures++
 			u.mu.Lock()
 			u.fault = err.Error()
+			// One letter that the store can never take must not keep the others from it: they are tried in ever smaller company, and who
+			// fails alone goes to the end of the queue.
+			if most = max(1, len(batch)/2); len(batch) == 1 {
+				u.waiting = append(u.waiting[1:], batch[0])
+			}
 			u.mu.Unlock()
 			u.log.Warn("dead letters wait", "letters", len(batch), "err", err)
 			if !sleep(ctx, backoff(failures)) {
@@ -127,6 +133,7 @@ func (u *undertaker) run(ctx context.Context) {
 			continue
 		}
 		failures = 0
+		most = min(2*most, maxLetters)
 		u.mu.Lock()
 		u.fault = ""
 		u.waiting = slices.Delete(u.waiting, 0, len(batch))
@@ -146,11 +153,11 @@ func (u *undertaker) run(ctx context.Context) {
 }
 
 // next returns the letters of the next call; they stay in the queue until they are stored.
-func (u *undertaker) next() []grave {
+func (u *undertaker) next(most int) []grave {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	n, size := 0, 0
-	for n < len(u.waiting) && n < maxLetters && (n == 0 || size+u.waiting[n].size <= maxLetterBytes) {
+	for n < len(u.waiting) && n < most && (n == 0 || size+u.waiting[n].size <= maxLetterBytes) {
 		size += u.waiting[n].size
 		n++
 	}

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -167,7 +168,7 @@ func frame(first uint64, n int) *linkv1.LinkRequest {
 
 func (l *peerLink) send(m *linkv1.LinkRequest) {
 	l.t.Helper()
-	if err := l.stream.Send(m); err != nil && err != io.EOF {
+	if err := l.stream.Send(m); err != nil && !errors.Is(err, io.EOF) {
 		l.t.Fatal(err)
 	}
 }
@@ -429,10 +430,6 @@ func (p *lyingPlane) Link(s grpc.BidiStreamingServer[linkv1.LinkRequest, linkv1.
 	}
 	<-s.Context().Done()
 	return nil
-}
-
-func settledAs(first, count uint64, o linkv1.Outcome) *linkv1.SettledRuns {
-	return &linkv1.SettledRuns{First: []uint64{first}, Count: []uint64{count}, Outcome: []linkv1.Outcome{o}}
 }
 
 func TestALyingReceiverSettlesNothing(t *testing.T) {

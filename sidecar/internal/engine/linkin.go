@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -182,7 +183,7 @@ func (e *linkEnd) attach(in *incoming, firstUnsettled uint64) *linkv1.LinkRespon
 	e.stream = in
 	e.endSent = false
 	// I15: told until it was heard.
-	again := append(e.told, e.news...)
+	again := slices.Concat(e.told, e.news)
 	e.told, e.news = nil, nil
 	resp := &linkv1.LinkResponse{Opened: &linkv1.LinkOpened{ReceivedThrough: e.received, Credit: e.grant()}}
 	for _, r := range again {

@@ -143,10 +143,10 @@ func TestRoutesConditionsAndShedsAreCounted(t *testing.T) {
 	src.endless = true
 	dash.gate = make(chan struct{}) // never takes anything
 	tr := newTransform(t, func(r *conveyorv1.Record) fate {
-		switch i := number(r); {
-		case i%10 == 9:
+		switch number(r) % 10 {
+		case 9:
 			return fate{filtered: true}
-		case i%10 == 8:
+		case 8:
 			return fate{route: []string{"nowhere"}}
 		}
 		return fate{}

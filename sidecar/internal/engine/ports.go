@@ -79,6 +79,7 @@ type transformPort struct{}
 func (transformPort) kind() conveyorv1.ServiceKind {
 	return conveyorv1.ServiceKind_SERVICE_KIND_TRANSFORM
 }
+
 func (transformPort) method() string      { return conveyorv1.TransformService_Process_FullMethodName }
 func (transformPort) passesOn() bool      { return true }
 func (transformPort) complete() wire.Head { return nil }

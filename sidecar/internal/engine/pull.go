@@ -280,7 +280,7 @@ func (p *pulling) awaitCommit(ctx context.Context, r *reading, events <-chan *wi
 		select {
 		case <-ctx.Done():
 			return
-		case <-failed:
+		case <-failed: //nolint:errcheck // for whatever reason, nothing comes any more
 			return
 		case <-patience.C:
 			return

@@ -27,6 +27,9 @@ const describePatience = 10 * time.Second
 // openPatience is how long a service may take to answer the opening of a stream before the stage says that it waits for it.
 const openPatience = 2 * time.Second
 
+// answerPatience is how long a service may leave everything unanswered before the stage says so. It goes on waiting.
+const answerPatience = 5 * time.Second
+
 // service is the work of a stage whose records go through a transform, or into a sink.
 type service struct {
 	s    *stage
@@ -248,12 +251,17 @@ func (w *service) loop(ctx context.Context, out chan<- *wire.Message, answers <-
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	completing := false
+	var heard time.Time // when the service last answered, or had nothing to answer
+	silent := false
 	for {
 		for _, b := range w.s.in.take(&w.held) {
 			w.s.recordsIn.Add(uint64(b.Len()))
 			w.d.Add(b)
 		}
 		now := time.Now()
+		if w.d.Unanswered() == 0 && !completing {
+			heard = now
+		}
 		for len(out) < cap(out)-8 {
 			r := w.d.Next(now)
 			if r == nil {
@@ -264,6 +272,12 @@ func (w *service) loop(ctx context.Context, out chan<- *wire.Message, answers <-
 		w.held.Store(int64(w.d.InFlight()))
 		w.s.retries.Store(w.d.Retries())
 		wait := time.Hour
+		if quiet := now.Sub(heard); quiet >= answerPatience && !silent {
+			silent = true
+			w.s.wait(fmt.Sprintf("%s: it has not answered for %s", w.name(), answerPatience))
+		} else if !silent && (completing || w.d.Unanswered() > 0) {
+			wait = answerPatience - quiet
+		}
 		if over, whole := w.s.inputOver(); over && w.d.Idle() && !completing {
 			if w.s.outputIdle() {
 				head := w.port.complete()
@@ -273,12 +287,12 @@ func (w *service) loop(ctx context.Context, out chan<- *wire.Message, answers <-
 				if err := push(ctx, out, &wire.Message{Head: head}); err != nil {
 					return false, err
 				}
-				completing = true
+				completing, wait = true, answerPatience
 			} else {
 				wait = restPoll
 			}
 		} else if due, ok := w.d.Due(); ok {
-			wait = max(0, due.Sub(now))
+			wait = max(0, min(wait, due.Sub(now)))
 		}
 		timer.Reset(wait)
 		select {
@@ -291,6 +305,10 @@ func (w *service) loop(ctx context.Context, out chan<- *wire.Message, answers <-
 				return false, err
 			}
 		case a := <-answers:
+			if heard = now; silent {
+				silent = false
+				w.s.setOpen(true)
+			}
 			if a.completed {
 				if !completing {
 					return false, errors.New("it says that it completed, which it was not asked to")

@@ -20,6 +20,9 @@ import (
 // listEvery is how often a source is asked for new partitions.
 const listEvery = 30 * time.Second
 
+// maxPartitions bounds the lanes, and so the streams, of one source.
+const maxPartitions = 4096
+
 // source reads the partitions of a source, each as a lane of its own.
 type source struct {
 	s    *stage
@@ -230,6 +233,8 @@ func (w *source) list(ctx context.Context) ([]string, error) {
 		return []string{""}, nil
 	case err != nil:
 		return nil, fmt.Errorf("source %s at %s: list its partitions: %w", w.s.spec.GetService(), w.work.GetAddress(), err)
+	case len(resp.GetPartitions()) > maxPartitions:
+		return nil, fmt.Errorf("source %s at %s: it has %d partitions, at most %d are read", w.s.spec.GetService(), w.work.GetAddress(), len(resp.GetPartitions()), maxPartitions)
 	case len(resp.GetPartitions()) == 0:
 		return []string{""}, nil
 	}

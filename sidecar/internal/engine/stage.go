@@ -50,7 +50,7 @@ type stage struct {
 	work   worker
 	cancel context.CancelFunc
 	done   chan struct{}
-	ctx    context.Context // of the stage's work; its cause says why it ended
+	ctx    context.Context //nolint:containedctx // of the stage's work; its cause says why it ended
 
 	burying atomic.Int64   // records on their way to the dead letters
 	graves  *buffer.Window // room for those of them that hold no credit of an edge
