@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	conveyorv1 "github.com/conveyor-etl/conveyor/protos/conveyor/v1"
+	"github.com/conveyor-etl/conveyor/protos/local"
 	"github.com/conveyor-etl/conveyor/protos/wire"
 )
 
@@ -131,10 +132,17 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 		case <-stopped:
 		}
 	})
+	var beside sync.WaitGroup
+	if s.settings.tls == nil {
+		if near, err := local.Listen(lis.Addr()); err == nil {
+			beside.Go(func() { _ = g.Serve(near) }) // it is a short cut: without it the port serves
+		}
+	}
 	err := g.Serve(lis)
 	close(stopped)
 	stopper.Wait()
 	g.Stop()
+	beside.Wait()
 	s.stop()
 	s.receives.Wait()
 	if err != nil && ctx.Err() == nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/conveyor-etl/conveyor/internal/certs"
 	"github.com/conveyor-etl/conveyor/internal/rpc"
 	"github.com/conveyor-etl/conveyor/internal/version"
+	"github.com/conveyor-etl/conveyor/protos/local"
 	"github.com/conveyor-etl/conveyor/protos/wire"
 )
 
@@ -50,6 +51,9 @@ func (s *Sidecar) dialService(target string) (*grpc.ClientConn, error) {
 	ping := keepalive.ClientParameters{Time: pingEvery, Timeout: 20 * time.Second}
 	if rpc.CheckDial(target, false) == nil {
 		ping.Time = math.MaxInt64 // on loopback the system tells when the other side is gone
+	}
+	if path, ok := local.Find(target); ok {
+		target = "unix:" + path
 	}
 	return rpc.Dial(target, rpc.DialConfig{BufferPool: wire.Shared(), Plaintext: rpc.PrivateOnly},
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(wire.Codec{})),
