@@ -67,9 +67,9 @@ func (d *decoder) checkLabelKey(path, key string) {
 	}
 }
 
-func (d *decoder) checkName(path, name string) bool {
+func (d *decoder) checkName(path, name string) {
 	if name == "" || ValidName(name) {
-		return name != ""
+		return
 	}
 	diag := d.report(CodeBadName, path, fmt.Sprintf("%s %q is not a DNS-1123 label", lastField(path), clip(name)))
 	diag.Label = "want at most 63 lower-case letters, digits and hyphens"
@@ -81,7 +81,6 @@ func (d *decoder) checkName(path, name string) bool {
 		diag.Suggestion = fmt.Sprintf("write %q", better)
 		diag.fixWith(better)
 	}
-	return false
 }
 
 func clip(s string) string {

@@ -120,7 +120,7 @@ func (s *Set) file(path string) []Diagnostic {
 	if err != nil {
 		return []Diagnostic{unreadable(path, err)}
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it was only read
 	return s.read(path, f)
 }
 
