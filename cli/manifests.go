@@ -31,7 +31,7 @@ func (a *app) check(f fileFlags, missing dsl.Severity) (*dsl.Set, []dsl.Diagnost
 	set, diags := dsl.Loader{Stdin: a.env.Stdin}.Load(f.paths)
 	return set, append(diags, dsl.Validate(set, dsl.Options{
 		MissingReference: missing,
-		CheckExpr:        func(kind dsl.ExprKind, src string) error { return expr.Check(kind, src) },
+		CheckExpr:        expr.Check,
 	})...)
 }
 
