@@ -95,7 +95,7 @@ func Load(cfg any, in Input) (*Result, error) {
 
 // resolve sets the field from the first place that has a value for it.
 func (f *field) resolve(flags map[string]string, getenv func(string) string, file map[string]fileValue, faults *Error) {
-	name, text := "", ""
+	var name, text string
 	if v, ok := flags[f.flag]; ok {
 		name, text, f.origin = "--"+f.flag, v, "flag --"+f.flag
 	} else if v := lookup(getenv, f.env); v != "" {
@@ -115,7 +115,7 @@ func (f *field) resolve(flags map[string]string, getenv func(string) string, fil
 			shown = mask
 		}
 		faults.add("%s: %s: %v", name, shown, err)
-		f.reset()
+		_ = f.reset() // its default was set once already
 	}
 }
 

@@ -55,11 +55,12 @@ func Acquire(dir string) (*Lock, error) {
 		return nil, fmt.Errorf("lock data directory %s: %w", dir, err)
 	}
 	held, err := tryLock(f)
-	if held {
+	switch {
+	case held:
 		err = &HeldError{Dir: dir, PID: readPID(f)}
-	} else if err != nil {
+	case err != nil:
 		err = fmt.Errorf("lock data directory %s: %w", dir, err)
-	} else {
+	default:
 		err = writePID(f)
 	}
 	if err != nil {

@@ -99,5 +99,5 @@ func reply(w http.ResponseWriter, r report) {
 	if r.Status != "ok" {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
-	_ = json.NewEncoder(w).Encode(r) // an error only says that the client has gone
+	_ = json.NewEncoder(w).Encode(r) //nolint:errchkjson // an error only says that the client has gone
 }

@@ -136,7 +136,9 @@ func (s *Server) Run(ctx context.Context) error {
 	if srv.Shutdown(grace) != nil {
 		_ = srv.Close() // a profile that is still being taken
 	}
-	<-served
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve on %s: %w", s.lis.Addr(), err)
+	}
 	return nil
 }
 
