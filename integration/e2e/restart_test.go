@@ -25,8 +25,12 @@ func TestParts_MayStartInAnyOrder(t *testing.T) {
 	t.Parallel()
 	const router, sidecar, connect = "router", "sidecar", "service"
 	for _, order := range [][]string{
-		{router, sidecar, connect}, {router, connect, sidecar}, {sidecar, router, connect},
-		{sidecar, connect, router}, {connect, router, sidecar}, {connect, sidecar, router},
+		{router, sidecar, connect},
+		{router, connect, sidecar},
+		{sidecar, router, connect},
+		{sidecar, connect, router},
+		{connect, router, sidecar},
+		{connect, sidecar, router},
 	} {
 		t.Run(order[0]+" "+order[1]+" "+order[2], func(t *testing.T) {
 			t.Parallel()

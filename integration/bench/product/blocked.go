@@ -45,7 +45,7 @@ func measureBlocked(h *chain, cl *client.Client, resources []*dsl.Resource) (any
 		if !strings.HasPrefix(d.name, "sidecar-") {
 			continue
 		}
-		bytes, err := metric(d.ops, "go_memstats_heap_inuse_bytes")
+		bytes, err := metric(h.ctx, d.ops, "go_memstats_heap_inuse_bytes")
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", d.name, err)
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -19,7 +20,7 @@ import (
 
 // chain is the processes of one measurement.
 type chain struct {
-	ctx      context.Context
+	ctx      context.Context //nolint:containedctx // of the measurement
 	c        config
 	dir      string
 	stderr   io.Writer
@@ -128,7 +129,7 @@ func (h *chain) usage() (map[string]spent, error) {
 		if err != nil {
 			return nil, err
 		}
-		if u.mallocs, err = metric(d.ops, "go_memstats_mallocs_total"); err != nil {
+		if u.mallocs, err = metric(h.ctx, d.ops, "go_memstats_mallocs_total"); err != nil {
 			return nil, fmt.Errorf("%s: %w", d.name, err)
 		}
 		all[d.name] = u
@@ -149,7 +150,7 @@ func processUsage(pid int) (spent, error) {
 	if err != nil {
 		return spent{}, err
 	}
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	const utime, stime, rss, ticks = 11, 12, 21, 100
 	value := func(i int) float64 {
 		v, _ := strconv.ParseFloat(fields[i], 64)
@@ -159,8 +160,12 @@ func processUsage(pid int) (spent, error) {
 }
 
 // metric reads one value of a process's metrics.
-func metric(ops, name string) (float64, error) {
-	resp, err := http.Get("http://" + ops + "/metrics")
+func metric(ctx context.Context, ops, name string) (float64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+ops+"/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := (&http.Client{Timeout: 10 * time.Second}).Do(req)
 	if err != nil {
 		return 0, err
 	}
@@ -214,12 +219,18 @@ func (h *chain) stop() {
 // freePorts returns ports that nobody listens on at this moment.
 func freePorts(n int) ([]string, error) {
 	var ports []string
+	var held []net.Listener // until all are known, so that no port comes twice
+	defer func() {
+		for _, lis := range held {
+			_ = lis.Close()
+		}
+	}()
 	for range n {
 		lis, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
 		}
-		defer func() { _ = lis.Close() }()
+		held = append(held, lis)
 		_, port, _ := net.SplitHostPort(lis.Addr().String())
 		ports = append(ports, port)
 	}
