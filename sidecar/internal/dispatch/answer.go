@@ -188,7 +188,7 @@ func (d *Dispatcher) backoff(n int) time.Duration {
 }
 
 // Buried takes in that an item is durable in the dead letters; the caller settles it. The records behind it go on.
-func (d *Dispatcher) Buried(it *Item, now time.Time) []Step {
+func (d *Dispatcher) Buried(it *Item) []Step {
 	it.state = buried
 	d.total--
 	return d.advance(nil, it.line)

@@ -102,7 +102,7 @@ func (w *world) bury(i int) {
 	w.burying = append(w.burying[:i], w.burying[i+1:]...)
 	w.dead[it.Batch.Seqs[it.Index]] = true
 	it.Batch.Settle(it.Index, it.Index+1, flow.Dead)
-	w.do(w.d.Buried(it, w.now))
+	w.do(w.d.Buried(it))
 }
 
 func (w *world) send() {

@@ -236,11 +236,11 @@ func (w *service) send(ctx context.Context, stream grpc.ClientStream, out <-chan
 			if m.Batch != nil {
 				m.Batch.Free()
 			}
-			if err != nil && !errors.Is(err, io.EOF) {
-				return err
+			if errors.Is(err, io.EOF) {
+				return nil // the receiver says why
 			}
 			if err != nil {
-				return nil // the receiver says why
+				return err
 			}
 		}
 	}
@@ -252,7 +252,7 @@ func (w *service) loop(ctx context.Context, out chan<- *wire.Message, answers <-
 	defer timer.Stop()
 	completing := false
 	var heard time.Time // when the service last answered, or had nothing to answer
-	silent := false
+	silent, unwell := false, false
 	for {
 		for _, b := range w.s.in.take(&w.held) {
 			w.s.recordsIn.Add(uint64(b.Len()))
@@ -328,8 +328,28 @@ func (w *service) loop(ctx context.Context, out chan<- *wire.Message, answers <-
 			if err := w.act(ctx, steps, out); err != nil {
 				return false, err
 			}
+			unwell = w.tellHealth(a.results, unwell)
 		}
 	}
+}
+
+// tellHealth says what keeps a service from working that answers, and takes it back once it works; was is what it returned last.
+func (w *service) tellHealth(results []dispatch.Result, was bool) bool {
+	works := false
+	for _, r := range results {
+		switch {
+		case r.Failure == nil:
+			works = true
+		case r.Failure.Class == dispatch.Unavailable:
+			w.s.wait(fmt.Sprintf("%s: %s: %s", w.name(), r.Failure.Code, r.Failure.Message))
+			return true
+		}
+	}
+	if was && works {
+		w.s.setOpen(true)
+		return false
+	}
+	return was
 }
 
 // push hands a message to the sending side of the stream.
@@ -345,7 +365,7 @@ func push(ctx context.Context, out chan<- *wire.Message, m *wire.Message) error 
 // resume goes on with the records behind items that are buried.
 func (w *service) resume(ctx context.Context, out chan<- *wire.Message) error {
 	for _, it := range w.takeBuried() {
-		if err := w.act(ctx, w.d.Buried(it, time.Now()), out); err != nil {
+		if err := w.act(ctx, w.d.Buried(it), out); err != nil {
 			return err
 		}
 	}
