@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"iter"
 	"os"
@@ -114,7 +113,10 @@ func (c *collect) Write(_ context.Context, batch []sdk.Record) error {
 		_, err = c.file.Write(append(line, '\n'))
 		return err
 	})
-	return errors.Join(failed, c.file.Sync())
+	if err := c.file.Sync(); err != nil {
+		return err
+	}
+	return failed
 }
 
 func (c *collect) Close() error { return c.file.Close() }
