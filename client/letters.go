@@ -14,8 +14,13 @@ import (
 // Letters yields the dead letters that a filter selects, in the order of their ids; limit 0 yields all. After a break it goes on behind the last letter. An
 // error is the last thing it yields.
 func (c *Client) Letters(ctx context.Context, filter *controlv1.LetterFilter, limit uint32) iter.Seq2[*controlv1.Letter, error] {
+	return c.LettersAfter(ctx, filter, 0, limit)
+}
+
+// LettersAfter is Letters from the first letter on whose id is above after.
+func (c *Client) LettersAfter(ctx context.Context, filter *controlv1.LetterFilter, after uint64, limit uint32) iter.Seq2[*controlv1.Letter, error] {
 	return func(yield func(*controlv1.Letter, error) bool) {
-		var after uint64
+		after := after // a second use of the sequence begins again
 		left, stopped := limit, false
 		err := follow(ctx, c, false, func(ctx context.Context, conn grpc.ClientConnInterface) (grpc.ServerStreamingClient[controlv1.ListLettersResponse], error) {
 			return controlv1.NewDeadLetterServiceClient(conn).ListLetters(ctx, &controlv1.ListLettersRequest{Filter: filter, After: after, Limit: left})

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"math"
 
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 )
@@ -50,16 +51,11 @@ func (s *Session) ReadLetters(ctx context.Context, namespace, pipeline string, a
 	if limit <= 0 {
 		return nil, nil
 	}
-	for letter, err := range s.client.Letters(ctx, filter, 0) {
+	for letter, err := range s.client.LettersAfter(ctx, filter, after, uint32(min(limit, math.MaxInt32))) {
 		if err != nil {
 			return letters, fmt.Errorf("read the letters of %s/%s after %d: %w", namespace, pipeline, after, err)
 		}
-		if letter.GetId() <= after {
-			continue
-		}
-		if letters = append(letters, letter); len(letters) == limit {
-			break
-		}
+		letters = append(letters, letter)
 	}
 	return letters, nil
 }
