@@ -86,7 +86,9 @@ func TestTheOpenedPositionIsStoredBeforeAnyRecordLeaves(t *testing.T) {
 	p, n := simple(t, control, src, sink)
 	p.start()
 	eventually(t, "the stage waits for its checkpoints", func() bool { return strings.Contains(n.status("in").GetWaitingFor(), "checkpoints") })
-	control.set(func(c *fakeControl) { c.down = nil })
+	control.set(func(c *fakeControl) { c.down, c.reportsDown = nil, errDown })
+	eventually(t, "the lane waits for its first checkpoint", func() bool { return strings.Contains(n.lane().GetProblem(), "checkpoints are not stored") })
+	control.set(func(c *fakeControl) { c.reportsDown = nil })
 	p.await()
 	if early.Load() > 0 || len(sink.records()) != 60 {
 		t.Errorf("%d records left before the position was stored; %d came", early.Load(), len(sink.records()))

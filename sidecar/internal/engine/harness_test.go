@@ -44,6 +44,7 @@ type fakeControl struct {
 	checkpoints map[string]*controlv1.Checkpoint
 	letters     []*controlv1.Letter
 	down        error // no call is answered
+	reportsDown error // no checkpoint is taken
 	lettersDown error
 	shortStore  bool   // answers for one letter less than it was given
 	poison      string // payload of a record whose letter is refused
@@ -85,6 +86,9 @@ func older(a, b *conveyorv1.Epoch) bool {
 func (c *fakeControl) ReportCheckpoints(_ context.Context, points []*controlv1.Checkpoint) ([]controlv1.CheckpointResult, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.reportsDown != nil {
+		return nil, c.reportsDown
+	}
 	if c.down != nil {
 		return nil, c.down
 	}

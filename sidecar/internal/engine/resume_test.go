@@ -24,10 +24,11 @@ func TestWhatAServiceAnsweredGoesOnThoughItsStreamBreaks(t *testing.T) {
 	p.sink(n, "out", sink)
 	p.chain("in", "shape", "out")
 	p.start()
-	for range 3 {
+	for i := range uint64(3) {
+		// 20 are on the edge, and more than those were handed to it.
 		eventually(t, "the transform waits for credit", func() bool {
-			edges := n.status("shape").GetEdges()
-			return len(edges) == 1 && edges[0].GetOutstandingRecords() == 20
+			s := n.status("shape")
+			return len(s.GetEdges()) == 1 && s.GetEdges()[0].GetOutstandingRecords() == 20 && s.GetRecordsOut() > 20*(i+1)
 		})
 		tr.kill()
 		tr.start()
