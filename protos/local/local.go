@@ -22,8 +22,12 @@ var ErrUnsupported = errors.New("no unix socket beside the port")
 // connectTimeout bounds the look whether somebody listens.
 const connectTimeout = time.Second
 
+// maxTries bounds how often the folder of the sockets is made again.
+const maxTries = 10
+
 // Listen listens on the socket that belongs to the address of a TCP listener, which the caller keeps: who holds the port holds the socket,
-// so one that was left behind is replaced. It returns ErrUnsupported for addresses that sidecars do not reach over loopback.
+// so one that was left behind is replaced. Closing the listener leaves nothing behind. It returns ErrUnsupported for addresses that sidecars
+// do not reach over loopback.
 func Listen(tcp net.Addr) (net.Listener, error) {
 	a, ok := tcp.(*net.TCPAddr)
 	if !ok || !a.IP.IsLoopback() && !a.IP.IsUnspecified() {
@@ -33,19 +37,42 @@ func Listen(tcp net.Addr) (net.Listener, error) {
 	if a.IP.IsUnspecified() {
 		host = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	}
+	// Another service that ends may take the folder with it, between its making and the first socket in it.
+	for tries := 0; ; tries++ {
+		lis, err := listen(netip.AddrPortFrom(host.Unmap(), uint16(a.Port)))
+		if err == nil || tries == maxTries || !errors.Is(err, fs.ErrNotExist) {
+			return lis, err
+		}
+	}
+}
+
+func listen(addr netip.AddrPort) (net.Listener, error) {
 	dir, err := folder(true)
 	if err != nil {
 		return nil, err
 	}
-	path := socket(dir, netip.AddrPortFrom(host.Unmap(), uint16(a.Port)))
+	path := socket(dir, addr)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("replace the socket of port %d: %w", a.Port, err)
+		return nil, fmt.Errorf("replace the socket of port %d: %w", addr.Port(), err)
 	}
-	lis, err := net.Listen("unix", path)
+	lis, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
-		return nil, fmt.Errorf("listen beside port %d: %w", a.Port, err)
+		return nil, fmt.Errorf("listen beside port %d: %w", addr.Port(), err)
 	}
-	return lis, nil
+	return &listener{UnixListener: lis, dir: dir}, nil
+}
+
+// listener takes the folder with it when its socket was the last one there.
+type listener struct {
+	*net.UnixListener
+	dir string
+}
+
+// Close ends the listening and removes the socket.
+func (l *listener) Close() error {
+	err := l.UnixListener.Close()
+	_ = os.Remove(l.dir) // fails while there are other sockets
+	return err
 }
 
 // Find returns the path of the socket beside a service at host:port, when somebody of the same user listens there.
@@ -66,7 +93,7 @@ func Find(target string) (path string, ok bool) {
 		return "", false
 	}
 	path = socket(dir, addr)
-	conn, err := net.DialTimeout("unix", path, connectTimeout)
+	conn, err := net.DialTimeout("unix", path, connectTimeout) //nolint:noctx // it has its own bound
 	if err != nil {
 		return "", false
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"testing"
 
 	"github.com/conveyor-etl/conveyor/protos/local"
@@ -61,7 +62,7 @@ func TestASocketLeftBehindIsNoticedAndReplaced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lis.(*net.UnixListener).SetUnlinkOnClose(false) // as a killed process leaves it
+	lis.(interface{ SetUnlinkOnClose(bool) }).SetUnlinkOnClose(false) // as a killed process leaves it
 	_ = lis.Close()
 	if path, ok := local.Find(tcp.Addr().String()); ok {
 		t.Fatalf("found %s, where nobody listens", path)
@@ -92,5 +93,36 @@ func TestAFolderThatOthersMayEnterIsNotTrusted(t *testing.T) {
 	}
 	if _, err := local.Listen(tcp.Addr()); !errors.Is(err, local.ErrUnsupported) {
 		t.Errorf("listen: got %v, want ErrUnsupported", err)
+	}
+}
+
+func TestServicesThatComeAndGoTogetherLeaveNoFolder(t *testing.T) {
+	listen(t) // for a TMPDIR of its own
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			tcp, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer func() { _ = tcp.Close() }()
+			for range 100 {
+				lis, err := local.Listen(tcp.Addr())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_ = lis.Close()
+			}
+		})
+	}
+	wg.Wait()
+	left, err := os.ReadDir(os.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range left {
+		t.Errorf("%s was left behind", f.Name())
 	}
 }
