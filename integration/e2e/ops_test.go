@@ -96,7 +96,7 @@ func TestBinaries_ReportEveryFaultOfTheirConfigurationAtOnce(t *testing.T) {
 func TestBinaries_PrintTheirConfigurationAndItsOrigin(t *testing.T) {
 	t.Parallel()
 	for binary, want := range map[string][]string{
-		"conveyor-router":  {"grpc-port: 50051", "raft-node-id: 1", "raft-peers:", "data-dir: ./data", "ops-port: 9090", "log-level: debug", "environment LOG_LEVEL"},
+		"conveyor-router":  {"grpc-port: 50051", "raft-node-id: 1", "raft-peers:", "data-dir: ./data", "ops-port: 9090", "log-level: debug", "env LOG_LEVEL"},
 		"conveyor-sidecar": {"sidecar-id:", "cluster-endpoint: conveyor-etl-router:50051", "grpc-port: 9091", "discovery-ports: 50051-50060", "ops-port: 9092", "data-dir: ./sidecar-data", "log-level: debug"},
 		"conveyor-connect": {"127.0.0.1:50052", "debug", "default", "LOG_LEVEL"},
 	} {

@@ -1,0 +1,181 @@
+package chaos_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/conveyor-etl/conveyor/integration/chaos"
+	"github.com/conveyor-etl/conveyor/integration/e2e/proc"
+	"github.com/conveyor-etl/conveyor/sdk"
+)
+
+var (
+	minutes = flag.Float64("minutes", 0.75, "how long faults are made")
+	seed    = flag.Uint64("seed", 0, "seed of the faults; 0 picks one")
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	service := func(a sdk.Ability) proc.Child {
+		return func(ctx context.Context) int { return sdk.Run(ctx, nil, os.Getenv, os.Stdout, os.Stderr, a) }
+	}
+	os.Exit(proc.Main(m, map[string]proc.Child{
+		"oracle-source": service(chaos.Source()), "oracle-echo": service(chaos.Echo()), "oracle-sink": service(chaos.Sink()),
+	}))
+}
+
+// part is something that is killed and paused.
+type part interface {
+	Start()
+	Kill()
+	Pause()
+	Resume()
+}
+
+// system is a pipeline whose stages are spread over three sidecars, and its ledgers.
+type system struct {
+	t                  *testing.T
+	cli                *proc.CLI
+	names              []string
+	parts              []part
+	sourceLedger, sink string
+	stop               string
+}
+
+const (
+	oracleKeys = 17
+	oracleRate = 1500
+)
+
+func start(t *testing.T) *system {
+	t.Helper()
+	dir := t.TempDir()
+	s := &system{
+		t: t, sourceLedger: filepath.Join(dir, "source.ledger"), sink: filepath.Join(dir, "sink.ledger"), stop: filepath.Join(dir, "stop"),
+	}
+	router := proc.NewRouter(t)
+	s.add("router", router)
+	proc.AwaitReady(t, router.Ops())
+	services := map[string]*proc.Service{}
+	for i, name := range []string{"oracle-source", "oracle-echo", "oracle-sink"} {
+		service := proc.NewService(t, name)
+		services[name] = service
+		s.add(name, service)
+		sidecar := proc.NewSidecar(t, fmt.Sprintf("s%d", i), router, []int{service.Port})
+		s.add(fmt.Sprintf("sidecar of %s", name), sidecar)
+		proc.AwaitReady(t, sidecar.Ops())
+	}
+	s.cli = proc.NewCLI(t, router)
+	manifest := func(kind, name, spec string) string {
+		return fmt.Sprintf("apiVersion: conveyor.etl/v1\nkind: %s\nmetadata: {name: %s}\nspec: %s\n", kind, name, spec)
+	}
+	endpoint := func(name string) string {
+		return fmt.Sprintf("grpc: {endpoint: \"localhost:%d\"}", services[name].Port)
+	}
+	file := filepath.Join(dir, "pipeline.yaml")
+	proc.Write(t, file, strings.Join([]string{
+		manifest("Source", "in", fmt.Sprintf("{%s, config: {ledger: %s, sinkLedger: %s, stop: %s, keys: %d, rate: %d}}",
+			endpoint("oracle-source"), s.sourceLedger, s.sink, s.stop, oracleKeys, oracleRate)),
+		manifest("Transform", "keep", `{cel: {filter: "value.seq > 0"}}`),
+		manifest("Transform", "echo", "{"+endpoint("oracle-echo")+"}"),
+		manifest("Sink", "out", fmt.Sprintf("{%s, config: {ledger: %s}}", endpoint("oracle-sink"), s.sink)),
+		manifest("Pipeline", "p", "{source: in, steps: [keep, echo], sink: out}"),
+	}, "---\n"))
+	s.cli.Run("apply", "-f", file)
+	return s
+}
+
+func (s *system) add(name string, p part) {
+	p.Start()
+	s.names, s.parts = append(s.names, name), append(s.parts, p)
+}
+
+// pass lets time go by: what a fault interrupts must have time to go on.
+func (s *system) pass(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-s.t.Context().Done():
+	}
+}
+
+// fault makes one fault and heals it.
+func (s *system) fault(random *rand.Rand) {
+	i := random.IntN(len(s.parts))
+	p := s.parts[i]
+	down := time.Duration(random.IntN(1500)) * time.Millisecond
+	switch kind := random.IntN(10); {
+	case kind < 6:
+		s.t.Logf("kill %s, back after %v", s.names[i], down)
+		p.Kill()
+		s.pass(down)
+		p.Start()
+	case kind < 9:
+		s.t.Logf("pause %s for %v", s.names[i], down)
+		p.Pause()
+		s.pass(down)
+		p.Resume()
+	default:
+		j := (i + 1 + random.IntN(len(s.parts)-1)) % len(s.parts)
+		s.t.Logf("kill %s and %s, back after %v", s.names[i], s.names[j], down)
+		p.Kill()
+		s.parts[j].Kill()
+		s.pass(down)
+		s.parts[j].Start()
+		p.Start()
+	}
+}
+
+// finish lets the source end and returns what became of all records.
+func (s *system) finish(e chaos.Expect) chaos.Report {
+	s.t.Helper()
+	proc.Write(s.t, s.stop, "")
+	s.cli.AwaitPhase("p", "Completed")
+	read := func(path string) []byte {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return content
+	}
+	e.Keys, e.UID = oracleKeys, "default/in"
+	return chaos.Check(read(s.sourceLedger), read(s.sink), e)
+}
+
+func judge(t *testing.T, r chaos.Report) {
+	t.Helper()
+	t.Logf("%d records, %d delivered, %d of them again, %d commits", r.Records, r.Delivered, r.Duplicates, r.Commits)
+	if r.Invalid != "" {
+		t.Errorf("the run proves nothing: %s", r.Invalid)
+	}
+	for _, p := range r.Problems {
+		t.Error(p)
+	}
+}
+
+func TestChaos_NothingIsLostOrDisordered(t *testing.T) {
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	t.Logf("go test ./chaos -run %s -minutes=%v -seed=%d", t.Name(), *minutes, *seed)
+	random := rand.New(rand.NewPCG(*seed, 0))
+	s := start(t)
+	faults := 0
+	for until := time.Now().Add(time.Duration(*minutes * float64(time.Minute))); time.Now().Before(until); faults++ {
+		s.pass(300*time.Millisecond + time.Duration(random.IntN(1500))*time.Millisecond)
+		s.fault(random)
+	}
+	judge(t, s.finish(chaos.Expect{Faults: faults, MinFaults: int(*minutes * 10), MinRecords: int(*minutes * 60 * oracleRate / 5)}))
+}
+
+func TestChaos_WithoutFaultsNothingArrivesTwice(t *testing.T) {
+	s := start(t)
+	s.pass(2 * time.Second)
+	judge(t, s.finish(chaos.Expect{MinRecords: oracleRate}))
+}
