@@ -30,11 +30,12 @@ const patience = 30 * time.Second
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); !ok(); <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatalf("still not: %s", what)
 		}
-		time.Sleep(2 * time.Millisecond)
 	}
 }
 
@@ -461,8 +462,9 @@ func (p *pipeline) over() (over, completed bool) {
 // await waits until the pipeline has run to its end.
 func (p *pipeline) await() (completed bool) {
 	p.t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); ; <-tick.C {
 		over, completed := p.over()
 		if over {
 			return completed
@@ -470,7 +472,6 @@ func (p *pipeline) await() (completed bool) {
 		if time.Now().After(deadline) {
 			p.t.Fatalf("the pipeline does not end:\n%s", p.describe())
 		}
-		time.Sleep(2 * time.Millisecond)
 	}
 }
 

@@ -44,11 +44,13 @@ func (s *server) start() {
 	s.t.Helper()
 	var lis net.Listener
 	var err error
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
 	for range 100 {
 		if lis, err = net.Listen("tcp", s.addr); err == nil {
 			break
 		}
-		time.Sleep(20 * time.Millisecond) // the port may still be going down
+		<-tick.C // the port may still be going down
 	}
 	if err != nil {
 		s.t.Fatal(err)
