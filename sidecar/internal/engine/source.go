@@ -168,8 +168,17 @@ func (w *source) begin(ctx context.Context, wg *sync.WaitGroup, partition string
 	return 1
 }
 
-// rest ends the stage, whose lanes have ended. A stage that only leaves its sidecar does not tell: it goes on elsewhere.
+// rest ends the stage, whose lanes have ended. A stage that only leaves its sidecar does not tell: it goes on elsewhere. One that is held
+// tells when it is released.
 func (w *source) rest(ctx context.Context) {
+	for w.s.held() {
+		w.s.setResting()
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.s.in.ready:
+		}
+	}
 	exhausted := len(w.all()) > 0 && w.exhausted()
 	if !exhausted && !w.s.assignment().GetDrain() {
 		w.s.setResting()

@@ -245,12 +245,21 @@ func (s *stage) setOpen(open bool) {
 	s.mu.Unlock()
 }
 
-// inputOver reports whether everything upstream has ended and arrived.
+// inputOver reports whether everything upstream has ended and arrived, and nothing will be replayed.
 func (s *stage) inputOver() (over, completed bool) {
 	s.mu.Lock()
 	upstream := s.upstream
 	s.mu.Unlock()
+	if s.held() {
+		return false, false
+	}
 	return s.in.over(upstream)
+}
+
+// held reports whether the stage must not end by itself.
+func (s *stage) held() bool {
+	a := s.assignment()
+	return a.GetHold() && !a.GetDrain()
 }
 
 // restPoll is how often is looked whether what is in flight has settled, once nothing more comes.
