@@ -81,8 +81,10 @@ func (s *Sidecar) Ops() string { return Loopback(s.ops) }
 // Service is a program on a port: conveyor-connect, or a child of the test binary.
 type Service struct {
 	*Process
-	t     testing.TB
-	Port  int
+	t    testing.TB
+	Port int
+	// Dir is the working directory; empty for that of the test.
+	Dir   string
 	start func() *Process
 }
 
@@ -91,7 +93,7 @@ func NewConnect(t testing.TB) *Service {
 	t.Helper()
 	s := &Service{t: t, Port: Port(t)}
 	s.start = func() *Process {
-		return Start(t, Spec{Name: "conveyor-connect", Path: Binary(t, "conveyor-connect"), Args: []string{"--listen", s.Addr()}})
+		return Start(t, Spec{Name: "conveyor-connect", Path: Binary(t, "conveyor-connect"), Args: []string{"--listen", s.Addr()}, Dir: s.Dir})
 	}
 	return s
 }

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"go.uber.org/goleak"
 )
 
 // childEnv names the child that a test binary is, when it is one.
@@ -33,8 +35,13 @@ func Main(m *testing.M, children map[string]Child) int {
 		return child(ctx)
 	}
 	defer binaries.remove()
-	defer startedBy.close()
-	return m.Run()
+	code := m.Run()
+	startedBy.close()
+	if err := goleak.Find(); code == 0 && err != nil {
+		fmt.Fprintln(os.Stderr, "the tests leave goroutines behind:", err)
+		return 1
+	}
+	return code
 }
 
 // sources are the packages of the binaries, below the root of the repository.

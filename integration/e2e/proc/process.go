@@ -66,7 +66,7 @@ func Start(t testing.TB, s Spec) *Process {
 		if strings.Contains(p.Log(), "DATA RACE") {
 			t.Errorf("%s has a data race", p.name)
 		}
-		if t.Failed() || os.Getenv("PROC_LOG") != "" {
+		if t.Failed() {
 			t.Logf("--- what %s said:\n%s", p.name, p.Log())
 		}
 	})
