@@ -242,4 +242,3 @@ func (p *pipeline) drainAll() {
 	p.mu.Unlock()
 	p.apply()
 }
-
