@@ -47,6 +47,10 @@ func (s *Store) Run(ctx context.Context) {
 	for {
 		failed, stop, err := s.open(ctx)
 		s.once.Do(func() { close(s.opened) })
+		if err != nil && ctx.Err() != nil {
+			s.set(nil, err)
+			return
+		}
 		if err != nil {
 			s.log.Error("dead-letter store cannot be opened; lanes with failed records wait", "err", err, "again", retry)
 			s.set(nil, err)
