@@ -850,7 +850,9 @@ type Assignment struct {
 	Upstream   []*Peer `protobuf:"bytes,10,rep,name=upstream,proto3" json:"upstream,omitempty"`
 	Downstream []*Peer `protobuf:"bytes,11,rep,name=downstream,proto3" json:"downstream,omitempty"`
 	// signature of the router over the fields above; empty where there are no certificates.
-	Signature     []byte `protobuf:"bytes,12,opt,name=signature,proto3" json:"signature,omitempty"`
+	Signature []byte `protobuf:"bytes,12,opt,name=signature,proto3" json:"signature,omitempty"`
+	// hold: the stage does not end although nothing more comes, since letters are to be replayed into it. A drain ends it all the same.
+	Hold          bool `protobuf:"varint,13,opt,name=hold,proto3" json:"hold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -967,6 +969,13 @@ func (x *Assignment) GetSignature() []byte {
 		return x.Signature
 	}
 	return nil
+}
+
+func (x *Assignment) GetHold() bool {
+	if x != nil {
+		return x.Hold
+	}
+	return false
 }
 
 // Peer is the other end of an edge.
@@ -2482,7 +2491,7 @@ const file_conveyor_control_v1_sidecar_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\v2\x1c.conveyor.control.v1.SessionR\asession\"y\n" +
 	"\x18WatchAssignmentsResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12A\n" +
-	"\vassignments\x18\x02 \x03(\v2\x1f.conveyor.control.v1.AssignmentR\vassignments\"\xc1\x03\n" +
+	"\vassignments\x18\x02 \x03(\v2\x1f.conveyor.control.v1.AssignmentR\vassignments\"\xd5\x03\n" +
 	"\n" +
 	"Assignment\x12\x1a\n" +
 	"\bpipeline\x18\x01 \x01(\tR\bpipeline\x12!\n" +
@@ -2502,7 +2511,8 @@ const file_conveyor_control_v1_sidecar_proto_rawDesc = "" +
 	"\n" +
 	"downstream\x18\v \x03(\v2\x19.conveyor.control.v1.PeerR\n" +
 	"downstream\x12\x1c\n" +
-	"\tsignature\x18\f \x01(\fR\tsignature\"\xe8\x01\n" +
+	"\tsignature\x18\f \x01(\fR\tsignature\x12\x12\n" +
+	"\x04hold\x18\r \x01(\bR\x04hold\"\xe8\x01\n" +
 	"\x04Peer\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x12\n" +
 	"\x04when\x18\x02 \x01(\tR\x04when\x12\x1f\n" +
