@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 
+	"github.com/conveyor-etl/conveyor/cli/internal/output"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 )
 
@@ -18,12 +19,12 @@ func findBlocker(s *controlv1.PipelineStatus) (blocker, bool) {
 	stages := s.GetStages()
 	for i := len(stages) - 1; i >= 0; i-- {
 		if st := stages[i]; st.GetWaitingFor() != "" {
-			return blocker{stage: st.GetName(), service: st.GetService(), cause: st.GetWaitingFor()}, true
+			return blocker{stage: st.GetName(), service: st.GetService(), cause: output.Cause(st.GetWaitingFor())}, true
 		}
 	}
 	for _, l := range s.GetLanes() {
 		if l.GetProblem() != "" {
-			return blocker{stage: l.GetSourceStage(), service: l.GetSource(), cause: l.GetProblem()}, true
+			return blocker{stage: l.GetSourceStage(), service: l.GetSource(), cause: output.Cause(l.GetProblem())}, true
 		}
 	}
 	for i := len(stages) - 1; i >= 0; i-- {

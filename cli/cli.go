@@ -28,7 +28,11 @@ func Main(exit func(code int)) int {
 // Run runs one command line, without the name of the program, and returns its exit code. It blocks until the command is done; the end of ctx asks it to end
 // early. Everything it starts has ended when it returns.
 func Run(ctx context.Context, env Env, args []string) int {
-	a := &app{env: env, out: terminal.New(env.Stdout, env.Getenv), err: terminal.New(env.Stderr, env.Getenv)}
+	a := &app{out: terminal.New(env.Stdout, env.Getenv), err: terminal.New(env.Stderr, env.Getenv)}
+	// Whatever writes on standard error writes above the progress that is drawn there.
+	a.screen = &screen{w: env.Stderr}
+	env.Stderr = a.screen
+	a.env = env
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(env.Stdin)
@@ -45,6 +49,8 @@ type app struct {
 	env Env
 	out *terminal.Terminal
 	err *terminal.Terminal
+	// screen is standard error, with the progress below what is written.
+	screen *screen
 	// target is the server that the command used, for its errors.
 	target string
 	// listHint is the command that lists what the command is about.

@@ -86,6 +86,9 @@ func (a *app) dev(cmd *cobra.Command, f *devFlags) (err error) {
 		if set, err = a.load(cmd, f.files, dsl.Warning); err != nil {
 			return err
 		}
+		if err := a.stdinOnce(f.files, set); err != nil {
+			return err
+		}
 	}
 	ctx := cmd.Context()
 	dir, temporary := f.data, f.data == ""

@@ -159,7 +159,7 @@ func (a *app) replay(ctx context.Context, c *client.Client, want *controlv1.Lett
 
 func (a *app) replayOnce(ctx context.Context, c *client.Client, want *controlv1.LetterFilter) (*ReplayResult, error) {
 	res := &ReplayResult{}
-	p := newProgress(a.env.Stderr, a.err)
+	p := a.newProgress()
 	defer p.end()
 	seen := map[uint64]bool{}
 	for r, err := range c.ReplayLetters(ctx, want) {

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -49,6 +50,22 @@ func (a *app) load(cmd *cobra.Command, f fileFlags, missing dsl.Severity) (*dsl.
 		return nil, quiet{exitInvalid}
 	}
 	return set, nil
+}
+
+// stdinOnce refuses to read manifests and records from one standard input: whoever comes second would find it empty.
+func (a *app) stdinOnce(f fileFlags, set *dsl.Set) error {
+	if !slices.Contains(f.paths, "-") {
+		return nil
+	}
+	for _, r := range set.Resources {
+		if s := r.Service(); r.Kind == dsl.KindSource && s.Connector != nil && s.Connector.Type == "stdin" {
+			return &fault{
+				exit: exitInvalid, code: "STDIN_TWICE", err: fmt.Errorf("the manifests and the records of source %s cannot both come from standard input", r.Metadata.Name),
+				fix: "keep the manifests in a file: -f FILE",
+			}
+		}
+	}
+	return nil
 }
 
 // show renders diagnostics for people.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -72,6 +73,9 @@ func (a *app) run(cmd *cobra.Command, f *runFlags) (err error) {
 	if len(set.Pipelines()) == 0 {
 		return &fault{exit: exitInvalid, code: "NO_PIPELINES", err: errors.New("there is no Pipeline in the manifests")}
 	}
+	if err := a.stdinOnce(f.files, set); err != nil {
+		return err
+	}
 	ctx := cmd.Context()
 	sys, err := embed.Open(ctx, embed.Config{DataDir: f.data, DrainTimeout: f.drainTimeout, Stdin: a.env.Stdin, Stdout: a.env.Stdout, Logger: a.logger()})
 	if err != nil {
@@ -92,6 +96,9 @@ func (a *app) run(cmd *cobra.Command, f *runFlags) (err error) {
 	}
 	ended := a.watch(ctx, sys, w)
 	if ended != nil && ctx.Err() == nil {
+		// It may take a while, and the cause is known now.
+		cause, _, _ := strings.Cut(ended.Error(), "\n")
+		a.warn("%s", cause)
 		say(a.env.Stderr, "stopping; what is in flight has %v to finish", f.drainTimeout)
 	}
 	stopped := sys.StopData()
@@ -102,20 +109,27 @@ func (a *app) run(cmd *cobra.Command, f *runFlags) (err error) {
 	if err := a.printSummary(w, f); err != nil {
 		return err
 	}
+	for _, p := range w.pipelines {
+		if n := p.counts.InFlight; n > 0 {
+			a.warn("pipeline %s: %s not settled; the next run reads them again", p.name, plural(int(n), "record"))
+		}
+	}
 	return first(a.verdict(ctx, w, ended, f), stopped, counted)
 }
 
 // watch shows the progress until all pipelines are done, one of them stalls, a part fails or ctx ends.
 func (a *app) watch(ctx context.Context, sys *embed.System, w *watch) error {
-	p := newProgress(a.env.Stderr, a.err)
+	p := a.newProgress()
 	defer p.end()
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
-		if err := w.look(ctx); err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
+		// An interrupt may come at any moment of a look, too.
+		if err := w.look(ctx); ctx.Err() != nil {
+			p.end()
+			say(a.env.Stderr, "finishing what is in flight; Ctrl-C again ends at once")
+			return context.Cause(ctx)
+		} else if err != nil {
 			return err
 		}
 		if w.done() {
@@ -126,10 +140,7 @@ func (a *app) watch(ctx context.Context, sys *embed.System, w *watch) error {
 		}
 		p.show(w.lines()...)
 		select {
-		case <-ctx.Done():
-			p.end()
-			say(a.env.Stderr, "finishing what is in flight; Ctrl-C again ends at once")
-			return context.Cause(ctx)
+		case <-ctx.Done(): // the next look says so
 		case err := <-sys.Failed():
 			return err
 		case <-tick.C:
@@ -170,13 +181,16 @@ func (a *app) stallFault(ctx context.Context, w *watch, i int) error {
 		err: fmt.Errorf("pipeline %s made no progress for %v%s", p.name, w.stallTimeout, output.Clean(why(p.status))),
 		fix: "run again to go on where it stopped; --stall-timeout waits longer",
 	}
+	var silent []string
 	for _, at := range w.endpoints[i] {
 		if err := reach(ctx, at.address); err != nil {
 			f.exit, f.code = exitUnreachable, "UNREACHABLE"
 			f.err = fmt.Errorf("%w\nthe service of stage %s cannot be reached: %w", f.err, at.stage, err)
-			f.fix = fmt.Sprintf("start the service at %s; run again to go on", at.address)
-			break
+			silent = append(silent, at.address)
 		}
+	}
+	if len(silent) > 0 {
+		f.fix = fmt.Sprintf("start the service at %s; run again to go on", strings.Join(silent, " and the one at "))
 	}
 	return f
 }

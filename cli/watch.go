@@ -49,8 +49,18 @@ func (w *watch) recount(ctx context.Context) error {
 			return err
 		}
 		p.counts = most(p.counts, view.ShowCounts(status.GetCounts()))
+		p.counts.InFlight = unsettled(p.counts, p.status)
 	}
 	return nil
+}
+
+// unsettled counts the records that were read and have no outcome. Once the parts have stopped nobody reports them any more.
+func unsettled(c view.Counts, s *controlv1.PipelineStatus) uint64 {
+	settled := c.Written + c.Filtered + c.DeadLettered + c.Unrouted + c.Shed
+	if settledPhase(s.GetPhase()) || settled > c.Read {
+		return 0
+	}
+	return c.Read - settled
 }
 
 // look reads the state of all pipelines.

@@ -3,6 +3,7 @@ package view
 import (
 	"time"
 
+	"github.com/conveyor-etl/conveyor/cli/internal/output"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 )
 
@@ -110,7 +111,7 @@ func Pipeline(s *controlv1.PipelineStatus) *PipelineStatus {
 	}
 	for _, st := range s.GetStages() {
 		v := Stage{
-			Name: st.GetName(), Kind: st.GetKind(), Service: st.GetService(), Sidecar: st.GetSidecarId(), Open: st.GetOpen(), WaitingFor: st.GetWaitingFor(),
+			Name: st.GetName(), Kind: st.GetKind(), Service: st.GetService(), Sidecar: st.GetSidecarId(), Open: st.GetOpen(), WaitingFor: output.Cause(st.GetWaitingFor()),
 			RecordsIn: st.GetRecordsIn(), RecordsOut: st.GetRecordsOut(), Failed: st.GetFailed(), Retries: st.GetRetries(), InFlight: st.GetInFlight(),
 		}
 		for _, e := range st.GetEdges() {
@@ -123,7 +124,7 @@ func Pipeline(s *controlv1.PipelineStatus) *PipelineStatus {
 	}
 	for _, l := range s.GetLanes() {
 		out.Lanes = append(out.Lanes, Lane{
-			Source: l.GetSource(), Stage: l.GetSourceStage(), Partition: l.GetPartition(), Sidecar: l.GetSidecarId(), Ended: l.GetEnded(), Problem: l.GetProblem(),
+			Source: l.GetSource(), Stage: l.GetSourceStage(), Partition: l.GetPartition(), Sidecar: l.GetSidecarId(), Ended: l.GetEnded(), Problem: output.Cause(l.GetProblem()),
 			SettledThrough: l.GetSettledThrough(), CheckpointedThrough: l.GetCheckpointedThrough(), Position: l.GetPosition(), Counts: ShowCounts(l.GetCounts()),
 		})
 	}
