@@ -1,6 +1,16 @@
 package cli
 
-import "github.com/spf13/cobra"
+import (
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
+// NewScreen is a screen and what draws on it.
+func NewScreen(w io.Writer) (above io.Writer, draw func(lines ...string)) {
+	s := &screen{w: w}
+	return s, s.draw
+}
 
 // Tree is the command tree, for tests that walk it.
 func Tree(env Env) *cobra.Command {

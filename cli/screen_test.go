@@ -5,9 +5,30 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/conveyor-etl/conveyor/cli"
 )
+
+func TestScreen_WhatIsWrittenStaysAboveWhatIsDrawn(t *testing.T) {
+	var b strings.Builder
+	w, draw := cli.NewScreen(&b)
+	draw("p: 1 read", "q: 1 read")
+	if _, err := w.Write([]byte("a warning\n")); err != nil {
+		t.Fatal(err)
+	}
+	draw("p: 2 read", "q: 2 read")
+	if got, want := seen(b.String()), "a warning\np: 2 read\nq: 2 read\n"; got != want {
+		t.Errorf("the screen shows %q, want %q", got, want)
+	}
+	draw()
+	if got, want := seen(b.String()), "a warning\n"; got != want {
+		t.Errorf("at the end the screen shows %q, want %q", got, want)
+	}
+}
 
 // On a terminal the progress is drawn below what is written, so that erasing it takes no warning away.
 func TestRun_WarningsStayOnTheTerminalAboveTheProgress(t *testing.T) {
@@ -45,16 +66,19 @@ func TestRun_WarningsStayOnTheTerminalAboveTheProgress(t *testing.T) {
 	}
 }
 
+var control = regexp.MustCompile(`^\x1b\[(\d+)A\x1b\[J`)
+
 // seen is what a terminal shows that knows line ends, lines up and erasing to its end.
 func seen(text string) string {
 	var lines []string
-	text = strings.NewReplacer("\r", "", "\x1b[J", "\x00", "\x1b[0m", "", "\x1b[1m", "", "\x1b[1;31m", "", "\x1b[1;33m", "").Replace(text)
+	text = strings.NewReplacer("\r", "", "\x1b[0m", "", "\x1b[1m", "", "\x1b[1;31m", "", "\x1b[1;33m", "").Replace(text)
 	for line := range strings.SplitSeq(text, "\n") {
-		for strings.HasPrefix(line, "\x1b[1A") {
-			line = strings.TrimPrefix(line, "\x1b[1A")
-			lines = lines[:len(lines)-1]
+		for m := control.FindStringSubmatch(line); m != nil; m = control.FindStringSubmatch(line) {
+			up, _ := strconv.Atoi(m[1])
+			line = line[len(m[0]):]
+			lines = lines[:len(lines)-up]
 		}
-		lines = append(lines, strings.ReplaceAll(line, "\x00", ""))
+		lines = append(lines, line)
 	}
 	return strings.Join(lines, "\n")
 }
