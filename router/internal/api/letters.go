@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -22,6 +23,8 @@ const (
 	// replayWindow bounds the letters of one ReplayLetters that are under way at a time.
 	replayWindow  = 256
 	progressEvery = 250 * time.Millisecond
+	// openTimeout bounds how long a replay waits until pipelines that had completed run again.
+	openTimeout = 15 * time.Second
 )
 
 // StoreDeadLetters implements controlv1.SidecarCoordinatorServer. The letters are on stable storage when this returns.
@@ -129,13 +132,13 @@ func (d *deadLetters) each(ctx context.Context, s *selection, do func(l *dlq.Let
 	return nil
 }
 
-// selected collects the ids of the selected letters.
-func (d *deadLetters) selected(ctx context.Context, f *controlv1.LetterFilter) ([]uint64, error) {
+// selected collects the ids of the selected letters, and the stages of their pipelines (namespace/name).
+func (d *deadLetters) selected(ctx context.Context, f *controlv1.LetterFilter) (ids []uint64, stages map[string][]string, err error) {
 	s, err := selectLetters(f)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var ids []uint64
+	stages = map[string][]string{}
 	err = d.each(ctx, s, func(l *dlq.Letter, corrupt *dlq.CorruptError) (bool, error) {
 		if corrupt != nil {
 			// Whose a damaged letter is cannot be told; it goes only by its id.
@@ -145,9 +148,12 @@ func (d *deadLetters) selected(ctx context.Context, f *controlv1.LetterFilter) (
 			return true, nil
 		}
 		ids = append(ids, l.ID)
+		if name := l.Namespace + "/" + l.Pipeline; !slices.Contains(stages[name], l.Stage) {
+			stages[name] = append(stages[name], l.Stage)
+		}
 		return true, nil
 	})
-	return ids, toWire(err)
+	return ids, stages, toWire(err)
 }
 
 // ListLetters implements controlv1.DeadLetterServiceServer. A damaged letter is listed with its id and the code LETTER_CORRUPT.
@@ -199,7 +205,7 @@ func (d *deadLetters) DiscardLetters(ctx context.Context, req *controlv1.Discard
 	if err := checkCommand(req.GetCommand()); err != nil {
 		return nil, err
 	}
-	ids, err := d.selected(ctx, req.GetFilter())
+	ids, _, err := d.selected(ctx, req.GetFilter())
 	if err != nil {
 		return nil, err
 	}
@@ -212,17 +218,29 @@ func (d *deadLetters) DiscardLetters(ctx context.Context, req *controlv1.Discard
 	return &controlv1.DiscardLettersResponse{Discarded: uint64(len(ids))}, nil
 }
 
-// ReplayLetters implements controlv1.DeadLetterServiceServer. When the caller goes away, letters that were handed out are still finished.
+// ReplayLetters implements controlv1.DeadLetterServiceServer. Pipelines that had completed run for as long as it takes. When the caller goes away, letters
+// that were handed out are still finished.
 func (d *deadLetters) ReplayLetters(req *controlv1.ReplayLettersRequest, stream grpc.ServerStreamingServer[controlv1.ReplayLettersResponse]) error {
 	ctx, cancel := d.streamContext(stream.Context())
 	defer cancel()
-	ids, err := d.selected(ctx, req.GetFilter())
+	ids, stages, err := d.selected(ctx, req.GetFilter())
 	if err != nil {
 		return err
 	}
 	progress := &controlv1.ReplayLettersResponse{Selected: uint64(len(ids))}
 	if err := stream.Send(progress); err != nil {
 		return err
+	}
+	release, err := d.hold(ctx, stages)
+	var handedOut sync.WaitGroup
+	defer func() {
+		go func() { // ends with the letters
+			handedOut.Wait()
+			release()
+		}()
+	}()
+	if err != nil {
+		return toWire(err)
 	}
 	type finished struct {
 		id     uint64
@@ -242,9 +260,9 @@ func (d *deadLetters) ReplayLetters(req *controlv1.ReplayLettersRequest, stream 
 				results <- finished{id, replay.Result{Problem: problem}}
 				continue
 			}
-			go func() { // ends with the letter, at the latest when the broker stops
+			handedOut.Go(func() { // ends with the letter, at the latest when the broker stops
 				results <- finished{id, <-done}
-			}()
+			})
 		}
 		select {
 		case <-ctx.Done():
@@ -273,6 +291,30 @@ func (d *deadLetters) ReplayLetters(req *controlv1.ReplayLettersRequest, stream 
 	}
 	progress.Done = true
 	return stream.Send(progress)
+}
+
+// hold lets pipelines that had completed run until release is called, which is never nil.
+func (d *deadLetters) hold(ctx context.Context, stages map[string][]string) (release func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var releases []func()
+	var errs []error
+	for name, of := range stages {
+		wg.Go(func() {
+			release, err := d.Controller.Hold(ctx, name, of)
+			mu.Lock()
+			defer mu.Unlock()
+			releases, errs = append(releases, release), append(errs, err)
+		})
+	}
+	wg.Wait()
+	return func() {
+		for _, release := range releases {
+			release()
+		}
+	}, errors.Join(errs...)
 }
 
 // replay hands a letter to the broker, or says why not.

@@ -57,6 +57,7 @@ type Controller struct {
 	unplaced map[placement.Key]string
 	since    map[conditionKey]conditionState
 	drains   map[drain]time.Time
+	holds    holds
 }
 
 // drain names one draining of a pipeline.
@@ -70,6 +71,7 @@ func New(cfg Config, store Store, machine *state.Machine) *Controller {
 	return &Controller{
 		cfg: cfg, store: store, machine: machine, compiler: topology.NewCompiler(), leases: session.New(cfg.SessionTTL), reports: status.New(),
 		hosts: newHosts(cfg.Resolver), ready: make(chan struct{}), drains: map[drain]time.Time{}, since: map[conditionKey]conditionState{},
+		holds: newHolds(),
 	}
 }
 
@@ -164,6 +166,7 @@ func (c *Controller) lead(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-changed:
+		case <-c.holds.left:
 		case <-tick.C:
 		}
 	}

@@ -39,7 +39,7 @@ func Assignments(view *state.View, sidecar string) []*controlv1.Assignment {
 func assignment(view *state.View, p *statepb.Pipeline, a *statepb.Assignment) *controlv1.Assignment {
 	out := &controlv1.Assignment{
 		Pipeline: p.GetName(), PipelineUid: p.GetUid(), Generation: p.GetGeneration(), Stage: a.GetStage(),
-		Epoch: epoch(view, a), LastSlot: lastSlot, Drain: p.GetDraining(),
+		Epoch: epoch(view, a), LastSlot: lastSlot, Drain: p.GetDraining(), Hold: p.GetHold(),
 	}
 	for _, st := range p.GetPlan().GetStages() {
 		if st.GetName() != a.GetStage() {

@@ -45,6 +45,9 @@ func (c *Controller) reconcile(ctx context.Context) error {
 			CutPipeline: &statepb.CutPipeline{Pipeline: name, Generation: p.GetGeneration()},
 		}}))
 	}
+	for _, cmd := range c.releases(view) {
+		errs = append(errs, c.try(ctx, cmd))
+	}
 	// The steps above have changed the state.
 	errs = append(errs, c.place(ctx, c.machine.View()))
 	return errors.Join(errs...)
@@ -219,9 +222,14 @@ func (c *Controller) runs(view *state.View, p *statepb.Pipeline) bool {
 	if p.GetDraining() {
 		return hasAssignments(view, p)
 	}
+	return !p.GetCompleted() && c.wanted(view, p)
+}
+
+// wanted reports whether the manifests still ask for the plan of a pipeline.
+func (c *Controller) wanted(view *state.View, p *statepb.Pipeline) bool {
 	key := pipelineKey(p.GetName())
 	r := view.Resources[key]
-	if p.GetCompleted() || p.GetDeleting() || r == nil || r.GetUid() != p.GetUid() {
+	if p.GetDeleting() || r == nil || r.GetUid() != p.GetUid() {
 		return false
 	}
 	desired := c.compiler.Compile(view, key)

@@ -131,6 +131,8 @@ func (m *Machine) dispatch(index uint64, c *statepb.Command) any {
 		return value(m.cutPipeline(k.CutPipeline))
 	case *statepb.Command_RestartPipeline:
 		return value(m.restartPipeline(k.RestartPipeline))
+	case *statepb.Command_ReleasePipeline:
+		return value(m.releasePipeline(k.ReleasePipeline))
 	case *statepb.Command_Assign:
 		return m.assign(index, k.Assign)
 	case *statepb.Command_EndAssignments:

@@ -70,14 +70,25 @@ func (m *Machine) restartPipeline(c *statepb.RestartPipeline) *RejectedError {
 		return nil
 	}
 	reopen(p)
-	p.FromStart = false
+	p.FromStart, p.Hold = false, c.GetHold()
+	return nil
+}
+
+func (m *Machine) releasePipeline(c *statepb.ReleasePipeline) *RejectedError {
+	p := m.pipelines[c.GetPipeline()]
+	if p == nil || p.GetGeneration() != c.GetGeneration() || !p.GetHold() {
+		return reject(Conflict, "generation %d of the pipeline %s is not held", c.GetGeneration(), c.GetPipeline())
+	}
+	p = proto.CloneOf(p)
+	p.Hold = false
+	m.pipelines[c.GetPipeline()] = p
 	return nil
 }
 
 // reopen begins a generation of the same plan.
 func reopen(p *statepb.Pipeline) {
 	p.Generation++
-	p.Completed, p.CompletedStages, p.Assigned = false, nil, false
+	p.Completed, p.CompletedStages, p.Assigned, p.Hold = false, nil, false, false
 }
 
 // settle moves a pipeline on that waited for its last assignment to end. It must be called after every step that takes assignments away.
@@ -124,7 +135,7 @@ func complete(p *statepb.Pipeline, stage string) {
 			return
 		}
 	}
-	p.Completed = true
+	p.Completed, p.Hold = true, false
 }
 
 // Ended reports whether a stage of the present generation runs nowhere and will not again: it has completed, or was drained.

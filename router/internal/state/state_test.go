@@ -59,7 +59,7 @@ func drawCommand(t *rapid.T, guess uint64, v *state.View) *statepb.Command {
 	generation := func(pipeline string) uint64 { return fit(v.Pipelines[pipeline].GetGeneration()) }
 	session := func(id string) uint64 { return fit(v.Sessions[id].GetEpoch()) }
 	c := &statepb.Command{AtUnixNano: int64(index())}
-	switch rapid.IntRange(0, 15).Draw(t, "kind") {
+	switch rapid.IntRange(0, 16).Draw(t, "kind") {
 	case 0:
 		c.Kind = &statepb.Command_Found{Found: &statepb.Found{ClusterId: "c", Incarnation: 1}}
 	case 1:
@@ -89,7 +89,7 @@ func drawCommand(t *rapid.T, guess uint64, v *state.View) *statepb.Command {
 		p := full()
 		c.Kind = &statepb.Command_CutPipeline{CutPipeline: &statepb.CutPipeline{Pipeline: p, Generation: generation(p)}}
 	case 9:
-		c.Kind = &statepb.Command_RestartPipeline{RestartPipeline: &statepb.RestartPipeline{Pipeline: full(), FromStart: rapid.Bool().Draw(t, "from start")}}
+		c.Kind = &statepb.Command_RestartPipeline{RestartPipeline: &statepb.RestartPipeline{Pipeline: full(), FromStart: rapid.Bool().Draw(t, "from start"), Hold: rapid.Bool().Draw(t, "hold")}}
 	case 10, 13, 14:
 		key, id := state.StageKey{Pipeline: full(), Stage: stage()}, sidecar()
 		c.Kind = &statepb.Command_Assign{Assign: &statepb.Assign{Changes: []*statepb.AssignChange{{
@@ -105,6 +105,9 @@ func drawCommand(t *rapid.T, guess uint64, v *state.View) *statepb.Command {
 				Completed: rapid.Bool().Draw(t, "completed"),
 			}},
 		}}
+	case 16:
+		p := full()
+		c.Kind = &statepb.Command_ReleasePipeline{ReleasePipeline: &statepb.ReleasePipeline{Pipeline: p, Generation: generation(p)}}
 	case 12:
 		key := state.StageKey{Pipeline: full(), Stage: "in"}
 		a := v.Assignments[key]
@@ -157,6 +160,9 @@ func check(t *rapid.T, m *state.Machine) {
 		busy := false
 		for _, s := range p.GetPlan().GetStages() {
 			busy = busy || v.Assignments[state.StageKey{Pipeline: name, Stage: s.GetName()}] != nil
+		}
+		if p.GetHold() && p.GetCompleted() {
+			t.Fatalf("%s is held although it has completed", name)
 		}
 		if !busy && (p.GetDraining() || p.GetDeleting() || p.GetBeginAnew() || len(p.GetDrainedStages()) > 0) {
 			t.Fatalf("%s waits for nothing: %v", name, p)

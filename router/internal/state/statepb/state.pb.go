@@ -43,6 +43,7 @@ type Command struct {
 	//	*Command_Assign
 	//	*Command_EndAssignments
 	//	*Command_StoreCheckpoints
+	//	*Command_ReleasePipeline
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -209,6 +210,15 @@ func (x *Command) GetStoreCheckpoints() *StoreCheckpoints {
 	return nil
 }
 
+func (x *Command) GetReleasePipeline() *ReleasePipeline {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_ReleasePipeline); ok {
+			return x.ReleasePipeline
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -265,6 +275,10 @@ type Command_StoreCheckpoints struct {
 	StoreCheckpoints *StoreCheckpoints `protobuf:"bytes,22,opt,name=store_checkpoints,json=storeCheckpoints,proto3,oneof"`
 }
 
+type Command_ReleasePipeline struct {
+	ReleasePipeline *ReleasePipeline `protobuf:"bytes,23,opt,name=release_pipeline,json=releasePipeline,proto3,oneof"`
+}
+
 func (*Command_Found) isCommand_Kind() {}
 
 func (*Command_PutResources) isCommand_Kind() {}
@@ -290,6 +304,8 @@ func (*Command_Assign) isCommand_Kind() {}
 func (*Command_EndAssignments) isCommand_Kind() {}
 
 func (*Command_StoreCheckpoints) isCommand_Kind() {}
+
+func (*Command_ReleasePipeline) isCommand_Kind() {}
 
 // Found names the cluster, once.
 type Found struct {
@@ -936,9 +952,11 @@ func (x *CutPipeline) GetGeneration() uint64 {
 }
 
 type RestartPipeline struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Pipeline      string                 `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
-	FromStart     bool                   `protobuf:"varint,2,opt,name=from_start,json=fromStart,proto3" json:"from_start,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Pipeline  string                 `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
+	FromStart bool                   `protobuf:"varint,2,opt,name=from_start,json=fromStart,proto3" json:"from_start,omitempty"`
+	// hold keeps a completed pipeline, which reads on, from completing again before it is released.
+	Hold          bool `protobuf:"varint,3,opt,name=hold,proto3" json:"hold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -987,6 +1005,66 @@ func (x *RestartPipeline) GetFromStart() bool {
 	return false
 }
 
+func (x *RestartPipeline) GetHold() bool {
+	if x != nil {
+		return x.Hold
+	}
+	return false
+}
+
+// ReleasePipeline lets a pipeline that is held complete.
+type ReleasePipeline struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pipeline      string                 `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleasePipeline) Reset() {
+	*x = ReleasePipeline{}
+	mi := &file_state_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleasePipeline) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleasePipeline) ProtoMessage() {}
+
+func (x *ReleasePipeline) ProtoReflect() protoreflect.Message {
+	mi := &file_state_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleasePipeline.ProtoReflect.Descriptor instead.
+func (*ReleasePipeline) Descriptor() ([]byte, []int) {
+	return file_state_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ReleasePipeline) GetPipeline() string {
+	if x != nil {
+		return x.Pipeline
+	}
+	return ""
+}
+
+func (x *ReleasePipeline) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
 // Assign makes, moves and withdraws assignments. A change that does not fit the state any more is left out.
 type Assign struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -997,7 +1075,7 @@ type Assign struct {
 
 func (x *Assign) Reset() {
 	*x = Assign{}
-	mi := &file_state_proto_msgTypes[12]
+	mi := &file_state_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1009,7 +1087,7 @@ func (x *Assign) String() string {
 func (*Assign) ProtoMessage() {}
 
 func (x *Assign) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[12]
+	mi := &file_state_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1022,7 +1100,7 @@ func (x *Assign) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assign.ProtoReflect.Descriptor instead.
 func (*Assign) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{12}
+	return file_state_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Assign) GetChanges() []*AssignChange {
@@ -1052,7 +1130,7 @@ type AssignChange struct {
 
 func (x *AssignChange) Reset() {
 	*x = AssignChange{}
-	mi := &file_state_proto_msgTypes[13]
+	mi := &file_state_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1064,7 +1142,7 @@ func (x *AssignChange) String() string {
 func (*AssignChange) ProtoMessage() {}
 
 func (x *AssignChange) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[13]
+	mi := &file_state_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1077,7 +1155,7 @@ func (x *AssignChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignChange.ProtoReflect.Descriptor instead.
 func (*AssignChange) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{13}
+	return file_state_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AssignChange) GetPipeline() string {
@@ -1154,7 +1232,7 @@ type EndAssignments struct {
 
 func (x *EndAssignments) Reset() {
 	*x = EndAssignments{}
-	mi := &file_state_proto_msgTypes[14]
+	mi := &file_state_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1166,7 +1244,7 @@ func (x *EndAssignments) String() string {
 func (*EndAssignments) ProtoMessage() {}
 
 func (x *EndAssignments) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[14]
+	mi := &file_state_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1179,7 +1257,7 @@ func (x *EndAssignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndAssignments.ProtoReflect.Descriptor instead.
 func (*EndAssignments) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{14}
+	return file_state_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EndAssignments) GetSidecarId() string {
@@ -1217,7 +1295,7 @@ type EndedAssignment struct {
 
 func (x *EndedAssignment) Reset() {
 	*x = EndedAssignment{}
-	mi := &file_state_proto_msgTypes[15]
+	mi := &file_state_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1307,7 @@ func (x *EndedAssignment) String() string {
 func (*EndedAssignment) ProtoMessage() {}
 
 func (x *EndedAssignment) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[15]
+	mi := &file_state_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1320,7 @@ func (x *EndedAssignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndedAssignment.ProtoReflect.Descriptor instead.
 func (*EndedAssignment) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{15}
+	return file_state_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *EndedAssignment) GetPipeline() string {
@@ -1299,7 +1377,7 @@ type StoreCheckpoints struct {
 
 func (x *StoreCheckpoints) Reset() {
 	*x = StoreCheckpoints{}
-	mi := &file_state_proto_msgTypes[16]
+	mi := &file_state_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1311,7 +1389,7 @@ func (x *StoreCheckpoints) String() string {
 func (*StoreCheckpoints) ProtoMessage() {}
 
 func (x *StoreCheckpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[16]
+	mi := &file_state_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1324,7 +1402,7 @@ func (x *StoreCheckpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreCheckpoints.ProtoReflect.Descriptor instead.
 func (*StoreCheckpoints) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{16}
+	return file_state_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StoreCheckpoints) GetSidecarId() string {
@@ -1367,7 +1445,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_state_proto_msgTypes[17]
+	mi := &file_state_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1379,7 +1457,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[17]
+	mi := &file_state_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1392,7 +1470,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{17}
+	return file_state_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Resource) GetKind() string {
@@ -1482,7 +1560,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_state_proto_msgTypes[18]
+	mi := &file_state_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1572,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[18]
+	mi := &file_state_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1585,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{18}
+	return file_state_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Session) GetSidecarId() string {
@@ -1586,7 +1664,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_state_proto_msgTypes[19]
+	mi := &file_state_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1598,7 +1676,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[19]
+	mi := &file_state_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1611,7 +1689,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{19}
+	return file_state_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Plan) GetHash() string {
@@ -1650,7 +1728,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_state_proto_msgTypes[20]
+	mi := &file_state_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1662,7 +1740,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[20]
+	mi := &file_state_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1675,7 +1753,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{20}
+	return file_state_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Stage) GetName() string {
@@ -1718,7 +1796,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_state_proto_msgTypes[21]
+	mi := &file_state_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +1808,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[21]
+	mi := &file_state_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +1821,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{21}
+	return file_state_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Edge) GetFrom() string {
@@ -1798,13 +1876,15 @@ type Pipeline struct {
 	CompletedStages []string `protobuf:"bytes,11,rep,name=completed_stages,json=completedStages,proto3" json:"completed_stages,omitempty"`
 	// drained_stages have ended in the present draining; they are not made good.
 	DrainedStages []string `protobuf:"bytes,12,rep,name=drained_stages,json=drainedStages,proto3" json:"drained_stages,omitempty"`
+	// hold: the stages do not end by themselves, since letters are replayed into them.
+	Hold          bool `protobuf:"varint,13,opt,name=hold,proto3" json:"hold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Pipeline) Reset() {
 	*x = Pipeline{}
-	mi := &file_state_proto_msgTypes[22]
+	mi := &file_state_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +1896,7 @@ func (x *Pipeline) String() string {
 func (*Pipeline) ProtoMessage() {}
 
 func (x *Pipeline) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[22]
+	mi := &file_state_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +1909,7 @@ func (x *Pipeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pipeline.ProtoReflect.Descriptor instead.
 func (*Pipeline) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{22}
+	return file_state_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Pipeline) GetName() string {
@@ -1916,6 +1996,13 @@ func (x *Pipeline) GetDrainedStages() []string {
 	return nil
 }
 
+func (x *Pipeline) GetHold() bool {
+	if x != nil {
+		return x.Hold
+	}
+	return false
+}
+
 type Assignment struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Pipeline   string                 `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
@@ -1933,7 +2020,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_state_proto_msgTypes[23]
+	mi := &file_state_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1945,7 +2032,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[23]
+	mi := &file_state_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1958,7 +2045,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{23}
+	return file_state_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Assignment) GetPipeline() string {
@@ -2036,7 +2123,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_state_proto_msgTypes[24]
+	mi := &file_state_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2048,7 +2135,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[24]
+	mi := &file_state_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2061,7 +2148,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{24}
+	return file_state_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Checkpoint) GetPipeline() string {
@@ -2148,7 +2235,7 @@ type SnapshotHead struct {
 
 func (x *SnapshotHead) Reset() {
 	*x = SnapshotHead{}
-	mi := &file_state_proto_msgTypes[25]
+	mi := &file_state_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2160,7 +2247,7 @@ func (x *SnapshotHead) String() string {
 func (*SnapshotHead) ProtoMessage() {}
 
 func (x *SnapshotHead) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[25]
+	mi := &file_state_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2173,7 +2260,7 @@ func (x *SnapshotHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHead.ProtoReflect.Descriptor instead.
 func (*SnapshotHead) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{25}
+	return file_state_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SnapshotHead) GetVersion() uint32 {
@@ -2221,7 +2308,7 @@ type SnapshotEntry struct {
 
 func (x *SnapshotEntry) Reset() {
 	*x = SnapshotEntry{}
-	mi := &file_state_proto_msgTypes[26]
+	mi := &file_state_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2233,7 +2320,7 @@ func (x *SnapshotEntry) String() string {
 func (*SnapshotEntry) ProtoMessage() {}
 
 func (x *SnapshotEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[26]
+	mi := &file_state_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2246,7 +2333,7 @@ func (x *SnapshotEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEntry.ProtoReflect.Descriptor instead.
 func (*SnapshotEntry) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{26}
+	return file_state_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SnapshotEntry) GetEntry() isSnapshotEntry_Entry {
@@ -2360,7 +2447,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_state_proto_msgTypes[27]
+	mi := &file_state_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2372,7 +2459,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[27]
+	mi := &file_state_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2385,7 +2472,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{27}
+	return file_state_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SnapshotEnd) GetEntries() uint64 {
@@ -2399,7 +2486,7 @@ var File_state_proto protoreflect.FileDescriptor
 
 const file_state_proto_rawDesc = "" +
 	"\n" +
-	"\vstate.proto\x12\x18conveyor.router.state.v1\"\x9c\b\n" +
+	"\vstate.proto\x12\x18conveyor.router.state.v1\"\xf4\b\n" +
 	"\aCommand\x12 \n" +
 	"\fat_unix_nano\x18\x01 \x01(\x03R\n" +
 	"atUnixNano\x127\n" +
@@ -2418,7 +2505,8 @@ const file_state_proto_rawDesc = "" +
 	"\x10restart_pipeline\x18\x13 \x01(\v2).conveyor.router.state.v1.RestartPipelineH\x00R\x0frestartPipeline\x12:\n" +
 	"\x06assign\x18\x14 \x01(\v2 .conveyor.router.state.v1.AssignH\x00R\x06assign\x12S\n" +
 	"\x0fend_assignments\x18\x15 \x01(\v2(.conveyor.router.state.v1.EndAssignmentsH\x00R\x0eendAssignments\x12Y\n" +
-	"\x11store_checkpoints\x18\x16 \x01(\v2*.conveyor.router.state.v1.StoreCheckpointsH\x00R\x10storeCheckpointsB\x06\n" +
+	"\x11store_checkpoints\x18\x16 \x01(\v2*.conveyor.router.state.v1.StoreCheckpointsH\x00R\x10storeCheckpoints\x12V\n" +
+	"\x10release_pipeline\x18\x17 \x01(\v2).conveyor.router.state.v1.ReleasePipelineH\x00R\x0freleasePipelineB\x06\n" +
 	"\x04kind\"H\n" +
 	"\x05Found\x12\x1d\n" +
 	"\n" +
@@ -2472,11 +2560,17 @@ const file_state_proto_rawDesc = "" +
 	"\bpipeline\x18\x01 \x01(\tR\bpipeline\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
-	"generation\"L\n" +
+	"generation\"`\n" +
 	"\x0fRestartPipeline\x12\x1a\n" +
 	"\bpipeline\x18\x01 \x01(\tR\bpipeline\x12\x1d\n" +
 	"\n" +
-	"from_start\x18\x02 \x01(\bR\tfromStart\"J\n" +
+	"from_start\x18\x02 \x01(\bR\tfromStart\x12\x12\n" +
+	"\x04hold\x18\x03 \x01(\bR\x04hold\"M\n" +
+	"\x0fReleasePipeline\x12\x1a\n" +
+	"\bpipeline\x18\x01 \x01(\tR\bpipeline\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\"J\n" +
 	"\x06Assign\x12@\n" +
 	"\achanges\x18\x01 \x03(\v2&.conveyor.router.state.v1.AssignChangeR\achanges\"\x9b\x02\n" +
 	"\fAssignChange\x12\x1a\n" +
@@ -2550,7 +2644,7 @@ const file_state_proto_rawDesc = "" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
 	"\x04when\x18\x03 \x01(\tR\x04when\x12\x1f\n" +
 	"\vbest_effort\x18\x04 \x01(\bR\n" +
-	"bestEffort\"\x86\x03\n" +
+	"bestEffort\"\x9a\x03\n" +
 	"\bPipeline\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x1e\n" +
@@ -2568,7 +2662,8 @@ const file_state_proto_rawDesc = "" +
 	"\tcompleted\x18\n" +
 	" \x01(\bR\tcompleted\x12)\n" +
 	"\x10completed_stages\x18\v \x03(\tR\x0fcompletedStages\x12%\n" +
-	"\x0edrained_stages\x18\f \x03(\tR\rdrainedStages\"\xec\x01\n" +
+	"\x0edrained_stages\x18\f \x03(\tR\rdrainedStages\x12\x12\n" +
+	"\x04hold\x18\r \x01(\bR\x04hold\"\xec\x01\n" +
 	"\n" +
 	"Assignment\x12\x1a\n" +
 	"\bpipeline\x18\x01 \x01(\tR\bpipeline\x12\x14\n" +
@@ -2630,7 +2725,7 @@ func file_state_proto_rawDescGZIP() []byte {
 	return file_state_proto_rawDescData
 }
 
-var file_state_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_state_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_state_proto_goTypes = []any{
 	(*Command)(nil),          // 0: conveyor.router.state.v1.Command
 	(*Found)(nil),            // 1: conveyor.router.state.v1.Found
@@ -2644,22 +2739,23 @@ var file_state_proto_goTypes = []any{
 	(*DrainPipeline)(nil),    // 9: conveyor.router.state.v1.DrainPipeline
 	(*CutPipeline)(nil),      // 10: conveyor.router.state.v1.CutPipeline
 	(*RestartPipeline)(nil),  // 11: conveyor.router.state.v1.RestartPipeline
-	(*Assign)(nil),           // 12: conveyor.router.state.v1.Assign
-	(*AssignChange)(nil),     // 13: conveyor.router.state.v1.AssignChange
-	(*EndAssignments)(nil),   // 14: conveyor.router.state.v1.EndAssignments
-	(*EndedAssignment)(nil),  // 15: conveyor.router.state.v1.EndedAssignment
-	(*StoreCheckpoints)(nil), // 16: conveyor.router.state.v1.StoreCheckpoints
-	(*Resource)(nil),         // 17: conveyor.router.state.v1.Resource
-	(*Session)(nil),          // 18: conveyor.router.state.v1.Session
-	(*Plan)(nil),             // 19: conveyor.router.state.v1.Plan
-	(*Stage)(nil),            // 20: conveyor.router.state.v1.Stage
-	(*Edge)(nil),             // 21: conveyor.router.state.v1.Edge
-	(*Pipeline)(nil),         // 22: conveyor.router.state.v1.Pipeline
-	(*Assignment)(nil),       // 23: conveyor.router.state.v1.Assignment
-	(*Checkpoint)(nil),       // 24: conveyor.router.state.v1.Checkpoint
-	(*SnapshotHead)(nil),     // 25: conveyor.router.state.v1.SnapshotHead
-	(*SnapshotEntry)(nil),    // 26: conveyor.router.state.v1.SnapshotEntry
-	(*SnapshotEnd)(nil),      // 27: conveyor.router.state.v1.SnapshotEnd
+	(*ReleasePipeline)(nil),  // 12: conveyor.router.state.v1.ReleasePipeline
+	(*Assign)(nil),           // 13: conveyor.router.state.v1.Assign
+	(*AssignChange)(nil),     // 14: conveyor.router.state.v1.AssignChange
+	(*EndAssignments)(nil),   // 15: conveyor.router.state.v1.EndAssignments
+	(*EndedAssignment)(nil),  // 16: conveyor.router.state.v1.EndedAssignment
+	(*StoreCheckpoints)(nil), // 17: conveyor.router.state.v1.StoreCheckpoints
+	(*Resource)(nil),         // 18: conveyor.router.state.v1.Resource
+	(*Session)(nil),          // 19: conveyor.router.state.v1.Session
+	(*Plan)(nil),             // 20: conveyor.router.state.v1.Plan
+	(*Stage)(nil),            // 21: conveyor.router.state.v1.Stage
+	(*Edge)(nil),             // 22: conveyor.router.state.v1.Edge
+	(*Pipeline)(nil),         // 23: conveyor.router.state.v1.Pipeline
+	(*Assignment)(nil),       // 24: conveyor.router.state.v1.Assignment
+	(*Checkpoint)(nil),       // 25: conveyor.router.state.v1.Checkpoint
+	(*SnapshotHead)(nil),     // 26: conveyor.router.state.v1.SnapshotHead
+	(*SnapshotEntry)(nil),    // 27: conveyor.router.state.v1.SnapshotEntry
+	(*SnapshotEnd)(nil),      // 28: conveyor.router.state.v1.SnapshotEnd
 }
 var file_state_proto_depIdxs = []int32{
 	1,  // 0: conveyor.router.state.v1.Command.found:type_name -> conveyor.router.state.v1.Found
@@ -2672,28 +2768,29 @@ var file_state_proto_depIdxs = []int32{
 	9,  // 7: conveyor.router.state.v1.Command.drain_pipeline:type_name -> conveyor.router.state.v1.DrainPipeline
 	10, // 8: conveyor.router.state.v1.Command.cut_pipeline:type_name -> conveyor.router.state.v1.CutPipeline
 	11, // 9: conveyor.router.state.v1.Command.restart_pipeline:type_name -> conveyor.router.state.v1.RestartPipeline
-	12, // 10: conveyor.router.state.v1.Command.assign:type_name -> conveyor.router.state.v1.Assign
-	14, // 11: conveyor.router.state.v1.Command.end_assignments:type_name -> conveyor.router.state.v1.EndAssignments
-	16, // 12: conveyor.router.state.v1.Command.store_checkpoints:type_name -> conveyor.router.state.v1.StoreCheckpoints
-	3,  // 13: conveyor.router.state.v1.PutResources.resources:type_name -> conveyor.router.state.v1.PutResource
-	19, // 14: conveyor.router.state.v1.AdoptPlan.plan:type_name -> conveyor.router.state.v1.Plan
-	13, // 15: conveyor.router.state.v1.Assign.changes:type_name -> conveyor.router.state.v1.AssignChange
-	15, // 16: conveyor.router.state.v1.EndAssignments.ended:type_name -> conveyor.router.state.v1.EndedAssignment
-	24, // 17: conveyor.router.state.v1.StoreCheckpoints.checkpoints:type_name -> conveyor.router.state.v1.Checkpoint
-	20, // 18: conveyor.router.state.v1.Plan.stages:type_name -> conveyor.router.state.v1.Stage
-	21, // 19: conveyor.router.state.v1.Plan.edges:type_name -> conveyor.router.state.v1.Edge
-	19, // 20: conveyor.router.state.v1.Pipeline.plan:type_name -> conveyor.router.state.v1.Plan
-	17, // 21: conveyor.router.state.v1.SnapshotEntry.resource:type_name -> conveyor.router.state.v1.Resource
-	18, // 22: conveyor.router.state.v1.SnapshotEntry.session:type_name -> conveyor.router.state.v1.Session
-	22, // 23: conveyor.router.state.v1.SnapshotEntry.pipeline:type_name -> conveyor.router.state.v1.Pipeline
-	23, // 24: conveyor.router.state.v1.SnapshotEntry.assignment:type_name -> conveyor.router.state.v1.Assignment
-	24, // 25: conveyor.router.state.v1.SnapshotEntry.checkpoint:type_name -> conveyor.router.state.v1.Checkpoint
-	27, // 26: conveyor.router.state.v1.SnapshotEntry.end:type_name -> conveyor.router.state.v1.SnapshotEnd
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	13, // 10: conveyor.router.state.v1.Command.assign:type_name -> conveyor.router.state.v1.Assign
+	15, // 11: conveyor.router.state.v1.Command.end_assignments:type_name -> conveyor.router.state.v1.EndAssignments
+	17, // 12: conveyor.router.state.v1.Command.store_checkpoints:type_name -> conveyor.router.state.v1.StoreCheckpoints
+	12, // 13: conveyor.router.state.v1.Command.release_pipeline:type_name -> conveyor.router.state.v1.ReleasePipeline
+	3,  // 14: conveyor.router.state.v1.PutResources.resources:type_name -> conveyor.router.state.v1.PutResource
+	20, // 15: conveyor.router.state.v1.AdoptPlan.plan:type_name -> conveyor.router.state.v1.Plan
+	14, // 16: conveyor.router.state.v1.Assign.changes:type_name -> conveyor.router.state.v1.AssignChange
+	16, // 17: conveyor.router.state.v1.EndAssignments.ended:type_name -> conveyor.router.state.v1.EndedAssignment
+	25, // 18: conveyor.router.state.v1.StoreCheckpoints.checkpoints:type_name -> conveyor.router.state.v1.Checkpoint
+	21, // 19: conveyor.router.state.v1.Plan.stages:type_name -> conveyor.router.state.v1.Stage
+	22, // 20: conveyor.router.state.v1.Plan.edges:type_name -> conveyor.router.state.v1.Edge
+	20, // 21: conveyor.router.state.v1.Pipeline.plan:type_name -> conveyor.router.state.v1.Plan
+	18, // 22: conveyor.router.state.v1.SnapshotEntry.resource:type_name -> conveyor.router.state.v1.Resource
+	19, // 23: conveyor.router.state.v1.SnapshotEntry.session:type_name -> conveyor.router.state.v1.Session
+	23, // 24: conveyor.router.state.v1.SnapshotEntry.pipeline:type_name -> conveyor.router.state.v1.Pipeline
+	24, // 25: conveyor.router.state.v1.SnapshotEntry.assignment:type_name -> conveyor.router.state.v1.Assignment
+	25, // 26: conveyor.router.state.v1.SnapshotEntry.checkpoint:type_name -> conveyor.router.state.v1.Checkpoint
+	28, // 27: conveyor.router.state.v1.SnapshotEntry.end:type_name -> conveyor.router.state.v1.SnapshotEnd
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_state_proto_init() }
@@ -2715,8 +2812,9 @@ func file_state_proto_init() {
 		(*Command_Assign)(nil),
 		(*Command_EndAssignments)(nil),
 		(*Command_StoreCheckpoints)(nil),
+		(*Command_ReleasePipeline)(nil),
 	}
-	file_state_proto_msgTypes[26].OneofWrappers = []any{
+	file_state_proto_msgTypes[27].OneofWrappers = []any{
 		(*SnapshotEntry_Resource)(nil),
 		(*SnapshotEntry_Session)(nil),
 		(*SnapshotEntry_Pipeline)(nil),
@@ -2730,7 +2828,7 @@ func file_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_state_proto_rawDesc), len(file_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
