@@ -19,6 +19,7 @@ type pipeline struct {
 	edges  []*controlv1.Peer // Stage is the end, From the beginning
 	froms  []string
 	drain  bool
+	hold   bool
 
 	mu     sync.Mutex
 	ended  map[string]*controlv1.EndedAssignment
@@ -138,7 +139,7 @@ func (p *pipeline) apply() {
 		}
 		a := &controlv1.Assignment{
 			Pipeline: "default/p", PipelineUid: "u", Generation: 1, Stage: s.name, Epoch: &conveyorv1.Epoch{Incarnation: 1, Index: s.epoch},
-			LastSlot: 255, Drain: p.drain, Spec: s.spec,
+			LastSlot: 255, Drain: p.drain, Hold: p.hold, Spec: s.spec,
 		}
 		for i, e := range p.edges {
 			if e.GetStage() == s.name {
