@@ -74,6 +74,12 @@ bench: bin/conveyor-router bin/conveyor-sidecar ## measure beside the floor, in 
 	CGO_ENABLED=0 go build -trimpath -o bin/product ./integration/bench/product
 	@bin/bench -floor bin/floor -contender conveyor=bin/product -blocked bin/product $(BENCHFLAGS)
 
+.PHONY: chaos
+chaos: MINUTES ?= 10
+chaos: SEED ?= 0
+chaos: ## kill and pause every part at random for MINUTES, and account for every record
+	go test -count=1 -v -timeout 0 -run TestChaos ./integration/chaos -minutes=$(MINUTES) -seed=$(SEED)
+
 .PHONY: vuln
 vuln: $(TOOLS)/.tools ## look for known vulnerabilities (needs the network)
 	@for m in $(MODULES); do echo "$$m"; (cd $$m && $(TOOLS)/govulncheck ./...); done

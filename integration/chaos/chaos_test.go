@@ -62,7 +62,7 @@ func start(t *testing.T) *system {
 	}
 	router := proc.NewRouter(t)
 	s.add("router", router)
-	proc.AwaitReady(t, router.Ops())
+	router.AwaitReady()
 	services := map[string]*proc.Service{}
 	for i, name := range []string{"oracle-source", "oracle-echo", "oracle-sink"} {
 		service := proc.NewService(t, name)
@@ -70,7 +70,7 @@ func start(t *testing.T) *system {
 		s.add(name, service)
 		sidecar := proc.NewSidecar(t, fmt.Sprintf("s%d", i), router, []int{service.Port})
 		s.add(fmt.Sprintf("sidecar of %s", name), sidecar)
-		proc.AwaitReady(t, sidecar.Ops())
+		sidecar.AwaitReady()
 	}
 	s.cli = proc.NewCLI(t, router)
 	manifest := func(kind, name, spec string) string {

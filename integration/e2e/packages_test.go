@@ -65,11 +65,15 @@ func packagesExample(t *testing.T) (dir string) {
 
 func makePackages(t *testing.T, dir string) (missing string, err error) {
 	for _, tool := range []string{"bash", "apt-cache", "awk", "jq"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			return "there is no " + tool + " here", nil
+		if _, notFound := exec.LookPath(tool); notFound != nil {
+			return "there is no " + tool + " here", nil //nolint:nilerr // that it is missing is the answer
 		}
 	}
-	cmd := exec.CommandContext(t.Context(), "bash", "-c", "./packages.sh >data/packages.ndjson && ./expected.sh")
+	number := "1000000"
+	if proc.Raced {
+		number = "10000"
+	}
+	cmd := exec.CommandContext(t.Context(), "bash", "-c", "./packages.sh | head -n "+number+" >data/packages.ndjson && ./expected.sh")
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", errors.Join(err, errors.New(string(out)))

@@ -1,10 +1,6 @@
 package e2e_test
 
-import (
-	"testing"
-
-	"github.com/conveyor-etl/conveyor/integration/e2e/proc"
-)
+import "testing"
 
 const (
 	records = 3000
@@ -39,7 +35,7 @@ func TestParts_MayStartInAnyOrder(t *testing.T) {
 				switch part {
 				case router:
 					r.router.Start()
-					proc.AwaitReady(t, r.router.Ops())
+					r.router.AwaitReady()
 					r.apply(generate("in", 500, 0), r.fileSink("out"), manifest("Pipeline", "p", "{source: in, sink: out}"))
 				case sidecar:
 					r.sidecar.Start()
@@ -61,6 +57,7 @@ func TestPipeline_GoesOnAfterAnyPartStoppedOrCrashed(t *testing.T) {
 		Start()
 		Stop()
 		Kill()
+		AwaitReady()
 	}
 	for _, part := range []struct {
 		name string
@@ -88,6 +85,7 @@ func TestPipeline_GoesOnAfterAnyPartStoppedOrCrashed(t *testing.T) {
 						p.Kill()
 					}
 					p.Start()
+					p.AwaitReady() // it is stopped again, and cannot be asked to before
 				}
 				r.cli.AwaitPhase("p", "Completed")
 				duplicates := r.complete("out", records)

@@ -45,8 +45,8 @@ func (r *rig) start() *rig {
 	r.router.Start()
 	r.connect.Start()
 	r.sidecar.Start()
-	proc.AwaitReady(r.t, r.router.Ops())
-	proc.AwaitReady(r.t, r.sidecar.Ops())
+	r.router.AwaitReady()
+	r.sidecar.AwaitReady()
 	return r
 }
 

@@ -93,9 +93,9 @@ func newSpread(t *testing.T, sidecars, steps, count, rate int) *spread {
 		c.Start()
 		s.sidecars = append(s.sidecars, c)
 	}
-	proc.AwaitReady(t, s.router.Ops())
+	s.router.AwaitReady()
 	for _, c := range s.sidecars {
-		proc.AwaitReady(t, c.Ops())
+		c.AwaitReady()
 	}
 	manifests := []string{grpcSource("in", s.services[0].Port, count, rate)}
 	list := ""

@@ -3,6 +3,7 @@ package proc
 import (
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"path/filepath"
 	"strconv"
@@ -32,6 +33,12 @@ func (r *Router) Start() {
 	r.Process = Start(r.t, Spec{Name: "conveyor-router", Path: Binary(r.t, "conveyor-router"), Env: append([]string{
 		"GRPC_PORT=" + strconv.Itoa(r.port), "OPS_PORT=" + strconv.Itoa(r.ops), "DATA_DIR=" + r.dir,
 	}, r.extraEnv...)})
+}
+
+// AwaitReady waits until it leads and answers.
+func (r *Router) AwaitReady() {
+	r.t.Helper()
+	awaitReady(r.t, r.Ops())
 }
 
 // Addr is the address of its API.
@@ -75,6 +82,12 @@ func (s *Sidecar) Start() {
 	}, s.extraEnv...)})
 }
 
+// AwaitReady waits until it has registered and knows what to run.
+func (s *Sidecar) AwaitReady() {
+	s.t.Helper()
+	awaitReady(s.t, s.Ops())
+}
+
 // Ops is the address of its side port.
 func (s *Sidecar) Ops() string { return Loopback(s.ops) }
 
@@ -111,6 +124,20 @@ func NewService(t testing.TB, child string, env ...string) *Service {
 // Start starts a process at the place of the service. The one before has ended.
 func (s *Service) Start() { s.Process = s.start() }
 
+// AwaitReady waits until it listens.
+func (s *Service) AwaitReady() {
+	s.t.Helper()
+	Until(s.t, func() string {
+		var d net.Dialer
+		conn, err := d.DialContext(s.t.Context(), "tcp", s.Addr())
+		if err != nil {
+			return err.Error()
+		}
+		_ = conn.Close() // nothing was written
+		return ""
+	})
+}
+
 // Addr is where it listens.
 func (s *Service) Addr() string { return Loopback(s.Port) }
 
@@ -132,8 +159,8 @@ func Get(ctx context.Context, address, path string) (status int, body string) {
 	return resp.StatusCode, string(content)
 }
 
-// AwaitReady waits until a side port says that its daemon is ready.
-func AwaitReady(t testing.TB, ops string) {
+// awaitReady waits until a side port says that its daemon is ready.
+func awaitReady(t testing.TB, ops string) {
 	t.Helper()
 	Until(t, func() string {
 		status, body := Get(t.Context(), ops, "/readyz")

@@ -14,9 +14,6 @@ import (
 	"time"
 )
 
-// patience is how long anything may take that should be quick: a generous bound against hanging, never a measure.
-const patience = 60 * time.Second
-
 // Process is one running program. Its methods are for the goroutine of the test, except Log.
 type Process struct {
 	t    testing.TB
