@@ -38,9 +38,10 @@ func (c *CLI) Try(args ...string) Result { return c.TryFor(patience, args...) }
 // TryFor runs a command that may take so long.
 func (c *CLI) TryFor(limit time.Duration, args ...string) Result {
 	c.t.Helper()
+	binary := Binary(c.t, "conveyor") // whoever comes first builds it, which takes long and is not the command's time
 	ctx, cancel := context.WithTimeout(c.t.Context(), limit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, Binary(c.t, "conveyor"), args...)
+	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Dir = c.Dir
 	cmd.Env = append(environment(), "CONVEYOR_SERVER="+c.server, "NO_COLOR=1")
 	var stdout, stderr bytes.Buffer
