@@ -1,14 +1,18 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/conveyor-etl/conveyor/connectors"
 	"github.com/conveyor-etl/conveyor/dsl"
 	"github.com/conveyor-etl/conveyor/dsl/expr"
+	"github.com/conveyor-etl/conveyor/sdk"
 )
 
 // fileFlags name manifests.
@@ -33,7 +37,28 @@ func (a *app) check(f fileFlags, missing dsl.Severity) (*dsl.Set, []dsl.Diagnost
 	return set, append(diags, dsl.Validate(set, dsl.Options{
 		MissingReference: missing,
 		CheckExpr:        expr.Check,
+		CheckConnector:   checkConnector,
 	})...)
+}
+
+// checkConnector asks the ready-made connectors, of which every build has all.
+func checkConnector(kind, connector string, config []byte) []dsl.ConnectorFault {
+	err := connectors.Check(strings.ToLower(kind), connector, config)
+	var unknown *connectors.UnknownError
+	var bad *sdk.ConfigError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &unknown):
+		return []dsl.ConnectorFault{{Unknown: true, Known: unknown.Known}}
+	case !errors.As(err, &bad):
+		return []dsl.ConnectorFault{{Message: err.Error()}}
+	}
+	var out []dsl.ConnectorFault
+	for _, f := range bad.Faults {
+		out = append(out, dsl.ConnectorFault{Field: f.Field, Message: f.Message})
+	}
+	return out
 }
 
 // load is check for commands that go on with the manifests: warnings and errors are shown, and errors end the command.

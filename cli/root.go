@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // root is the command tree.
@@ -26,6 +29,11 @@ Environment: CONVEYOR_SERVER (as --server), NO_COLOR.`,
 		RunE:          showHelp,
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		var bad *pflag.InvalidValueError
+		var number *strconv.NumError
+		if errors.As(err, &bad) && errors.As(err, &number) {
+			return usage(cmd, "--%s %q is not a number", bad.GetFlag().Name, bad.GetValue())
+		}
 		return usage(cmd, "%s", strings.TrimSpace(err.Error()))
 	})
 	root.AddGroup(

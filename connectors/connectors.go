@@ -1,6 +1,7 @@
 package connectors
 
 import (
+	"fmt"
 	"io"
 	"os"
 
@@ -29,6 +30,33 @@ func Abilities(o Options) []sdk.Option {
 		generate.Source(), file.Source(), stdio.Stdin(o.Stdin),
 		file.Sink(), stdio.Stdout(o.Stdout), stdio.Log(), blackhole.Sink(),
 	}
+}
+
+// UnknownError says that there is no connector of a kind and a type.
+type UnknownError struct {
+	Kind, Type string
+	// Known are the types of that kind.
+	Known []string
+}
+
+func (e *UnknownError) Error() string {
+	return fmt.Sprintf("there is no %s of type %q", e.Kind, e.Type)
+}
+
+// Check reports what is wrong with the config of the connector of a kind ("source", "transform" or "sink") and a type: nil, a *sdk.ConfigError or an *UnknownError.
+func Check(kind, typ string, config []byte) error {
+	e := &UnknownError{Kind: kind, Type: typ}
+	for _, o := range Abilities(Options{}) {
+		a, ok := o.(sdk.Ability)
+		if !ok || a.Kind() != kind {
+			continue
+		}
+		if a.Type() == typ {
+			return a.CheckConfig(config)
+		}
+		e.Known = append(e.Known, a.Type())
+	}
+	return e
 }
 
 // NewServer returns a server of every connector; its Serve runs them.

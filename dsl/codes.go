@@ -12,7 +12,7 @@ type CodeInfo struct {
 	Explanation string `json:"explanation"`
 }
 
-// The diagnostic codes: CV00 texts, CV01 fields, CV02 what this version does not have, CV03 pipelines, CV04 expressions.
+// The diagnostic codes: CV00 texts, CV01 fields, CV02 what this version does not have, CV03 pipelines, CV04 expressions, CV05 connectors.
 const (
 	CodeUnreadable       = "CV0001"
 	CodeTooLarge         = "CV0002"
@@ -52,6 +52,9 @@ const (
 	CodeWrongKind         = "CV0308"
 
 	CodeBadExpression = "CV0401"
+
+	CodeUnknownConnector = "CV0501"
+	CodeBadConfig        = "CV0502"
 )
 
 var codes = []CodeInfo{
@@ -93,6 +96,9 @@ var codes = []CodeInfo{
 	{CodeWrongKind, "wrong kind", "A pipeline names a service of another kind than the place asks for, such as a Source where a Sink belongs."},
 
 	{CodeBadExpression, "bad expression", "A CEL expression does not parse, names something that records do not have, or gives a value of the wrong type."},
+
+	{CodeUnknownConnector, "unknown connector", "None of the ready-made connectors has this kind and type. That is a warning where a program of somebody else may serve it, and an error where the pipeline must run now."},
+	{CodeBadConfig, "bad config of a connector", "The connector does not take this config. It says the same when a stage with it opens."},
 }
 
 // Codes lists every diagnostic code, in order.

@@ -40,6 +40,7 @@ func (d *decoder) decode(n *yamlsrc.Node, v reflect.Value, path string, tag refl
 		return false
 	}
 	if v.Type() == reflect.TypeFor[json.RawMessage]() {
+		d.remember(n, path)
 		if n.Kind != yamlsrc.Map {
 			return d.wrongType(n, path, "a mapping")
 		}
@@ -79,6 +80,19 @@ func (d *decoder) decode(n *yamlsrc.Node, v reflect.Value, path string, tag refl
 		v.SetInt(i)
 	}
 	return true
+}
+
+// remember keeps the places of what is handed on as it is.
+func (d *decoder) remember(n *yamlsrc.Node, path string) {
+	for i, item := range n.Items {
+		p := fmt.Sprintf("%s[%d]", path, i)
+		if n.Kind == yamlsrc.Map {
+			p = path + "." + n.Keys[i].Text
+			d.place.keys[p] = n.Keys[i]
+		}
+		d.place.values[p] = item
+		d.remember(item, p)
+	}
 }
 
 func (d *decoder) wrongType(n *yamlsrc.Node, path, want string) bool {

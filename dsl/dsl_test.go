@@ -3,6 +3,7 @@ package dsl_test
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,7 +38,36 @@ func golden(t *testing.T, name string, got []byte) {
 func all(t *testing.T, text string) []dsl.Diagnostic {
 	t.Helper()
 	set, diags := dsl.Loader{Stdin: strings.NewReader(text)}.Load([]string{"-"})
-	return append(diags, dsl.Validate(set, dsl.Options{MissingReference: dsl.Error, CheckExpr: expr.Check})...)
+	return append(diags, dsl.Validate(set, dsl.Options{MissingReference: dsl.Error, CheckExpr: expr.Check, CheckConnector: checkConnector})...)
+}
+
+func checkConnector(_, connector string, config []byte) []dsl.ConnectorFault {
+	switch {
+	case connector == "stdotu":
+		return []dsl.ConnectorFault{{Unknown: true, Known: []string{"file", "stdout"}}}
+	case strings.Contains(string(config), "colour"):
+		return []dsl.ConnectorFault{{Field: "colour", Message: "unknown field"}, {Field: "tls.key", Message: "is required"}, {Message: "must be an object"}}
+	}
+	return nil
+}
+
+func TestValidate_FaultsOfConnectorsHaveTheirPlaceAndSeverity(t *testing.T) {
+	set, diags := dsl.Loader{Stdin: strings.NewReader(service("Sink", "a", "{connector: {type: stdotu}}") + service("Sink", "b", "{connector: {type: x, config: {colour: red}}}"))}.Load([]string{"-"})
+	diags = append(diags, dsl.Validate(set, dsl.Options{CheckConnector: checkConnector})...)
+	var got []string
+	for _, d := range diags {
+		text := []rune(strings.Split(string(set.Source("-")), "\n")[d.Line-1])[d.Column-1 : d.EndColumn-1]
+		got = append(got, fmt.Sprintf("%s %s %q %s (%s)", d.Severity, d.Code, string(text), d.Message, d.Suggestion))
+	}
+	want := []string{
+		`warning CV0501 "stdotu" there is no ready-made sink of type "stdotu" (did you mean "stdout"?)`,
+		`error CV0502 "colour" config of connector x: colour: unknown field ()`,
+		`error CV0502 "config" config of connector x: tls.key: is required ()`,
+		`error CV0502 "config" config of connector x: must be an object ()`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
 }
 
 func pipeline(spec string) string {
@@ -189,6 +219,8 @@ func TestEachCode_HasACaseThatProducesIt(t *testing.T) {
 			stages(in + "  - {name: c, cel: {map: '{'}, from: [in]}\n  - {name: out, sink: out, from: [c], when: 'x'}\n"),
 		},
 	}
+	cases[dsl.CodeUnknownConnector] = []string{service("Sink", "x", "{connector: {type: stdotu}}")}
+	cases[dsl.CodeBadConfig] = []string{service("Sink", "x", "{connector: {type: file, config: {colour: red}}}")}
 	for _, info := range dsl.Codes() {
 		if info.Title == "" || info.Explanation == "" {
 			t.Errorf("%s is not explained", info.Code)

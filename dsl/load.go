@@ -67,16 +67,31 @@ func (l Loader) Load(paths []string) (*Set, []Diagnostic) {
 		diags = append(diags, l.path(set, path)...)
 	}
 	if len(set.Resources) == 0 && len(set.faulty) == 0 && len(diags) == 0 {
-		diags = append(diags, Diagnostic{
-			Code: CodeNoManifests, Severity: Error, Message: "no manifests in " + strings.Join(paths, ", "),
-			Suggestion: "directories are searched for *.yaml, *.yml and *.json",
-		})
+		names := make([]string, len(paths))
+		for i, p := range paths {
+			if names[i] = p; p == "-" {
+				names[i] = "standard input"
+			}
+		}
+		d := Diagnostic{Code: CodeNoManifests, Severity: Error, Message: "no manifests in " + strings.Join(names, ", ")}
+		if slices.ContainsFunc(paths, isDir) {
+			d.Suggestion = "directories are searched for *.yaml, *.yml and *.json"
+		}
+		diags = append(diags, d)
 	}
 	return set, diags
 }
 
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
 func (l Loader) path(set *Set, path string) []Diagnostic {
 	if path == "-" {
+		if _, again := set.texts[path]; again {
+			return nil
+		}
 		if l.Stdin == nil {
 			return []Diagnostic{unreadable(path, errors.New("standard input is not available here"))}
 		}

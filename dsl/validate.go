@@ -31,6 +31,19 @@ type Options struct {
 	// CheckExpr checks one expression; nil checks none. The function Check of package expr fits. An error that has methods Position() (line, column int) and Message() string
 	// is shown at that place of the expression, both counted from 1.
 	CheckExpr func(kind ExprKind, src string) error
+	// CheckConnector checks a connector and its config; nil checks none. An unknown connector is of the severity MissingReference.
+	CheckConnector func(kind, connector string, config []byte) []ConnectorFault
+}
+
+// ConnectorFault is one thing that is wrong with a connector.
+type ConnectorFault struct {
+	// Unknown says that there is no such connector, and Known which there are.
+	Unknown bool
+	Known   []string
+	// Field is the path of the faulty field from the root of the config, or "".
+	Field string
+	// Message says what is wrong with it.
+	Message string
 }
 
 // Validate reports what Parse cannot see in one manifest: two manifests of one name, references that lead nowhere or to the wrong kind, and faulty
@@ -49,6 +62,7 @@ func Validate(set *Set, opts Options) []Diagnostic {
 		switch s := r.Spec.(type) {
 		case *ServiceSpec:
 			v.cel("spec.cel", s.CEL)
+			v.connector(r.Kind, s.Connector)
 		case *PipelineSpec:
 			v.pipeline(r.Metadata.Namespace, s)
 		}
@@ -136,6 +150,11 @@ func (v *validator) reference(kind, namespace, name, path string) {
 	}
 	word := closest(name, names)
 	if word == "" {
+		if d.Suggestion == "" && d.Severity == Warning {
+			d.Suggestion = "the pipeline waits until it is applied"
+		} else if d.Suggestion == "" {
+			d.Suggestion = "give its manifest too"
+		}
 		return
 	}
 	v.meantValue(d, path, word)
@@ -152,6 +171,31 @@ func (v *validator) cel(path string, c *CELSpec) {
 	}
 	v.expression(Filter, path+".filter", c.Filter)
 	v.expression(Map, path+".map", c.Map)
+}
+
+func (v *validator) connector(kind string, c *ConnectorSpec) {
+	if c == nil || !ValidName(c.Type) || v.opts.CheckConnector == nil {
+		return
+	}
+	for _, f := range v.opts.CheckConnector(kind, c.Type, c.Config) {
+		if f.Unknown {
+			const path = "spec.connector.type"
+			d := v.report(CodeUnknownConnector, path, fmt.Sprintf("there is no ready-made %s of type %q", strings.ToLower(kind), c.Type))
+			d.Severity = v.opts.MissingReference
+			if len(f.Known) > 0 {
+				d.Label = "want " + listOf(f.Known)
+			}
+			v.meantValue(d, path, closest(c.Type, f.Known))
+			continue
+		}
+		path := "spec.connector.config"
+		message := f.Message
+		if f.Field != "" {
+			path += "." + f.Field
+			message = f.Field + ": " + message
+		}
+		v.reportKey(CodeBadConfig, path, fmt.Sprintf("config of connector %s: %s", c.Type, message))
+	}
 }
 
 func (v *validator) expression(kind ExprKind, path, src string) {

@@ -91,6 +91,9 @@ func (a Ability) apply(s *settings) { s.abilities = append(s.abilities, a) }
 // Type returns the type that the ability was made with.
 func (a Ability) Type() string { return a.info.GetType() }
 
+// CheckConfig reports what is wrong with a config, as an opening with it would: nil, or a *ConfigError.
+func (a Ability) CheckConfig(config []byte) error { return a.check(config) }
+
 // Kind returns "source", "transform" or "sink".
 func (a Ability) Kind() string { return kindName(a.info.GetKind()) }
 
