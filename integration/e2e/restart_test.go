@@ -4,11 +4,12 @@ import "testing"
 
 const (
 	records = 3000
-	rate    = 1500
+	rate    = 1500      // per second
+	endless = 1_000_000 // records, for pipelines that are still at work whenever a slow machine comes to change them
 )
 
-// simple is a pipeline that takes about two seconds.
-func (r *rig) simple() []string {
+// simple is a pipeline of so many records.
+func (r *rig) simple(records int) []string {
 	return []string{
 		generate("in", records, rate),
 		manifest("Transform", "keep", `{cel: {filter: "value.seq > 0"}}`),
@@ -75,7 +76,7 @@ func TestPipeline_GoesOnAfterAnyPartStoppedOrCrashed(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				r := prepare(t).start()
-				r.apply(r.simple()...)
+				r.apply(r.simple(records)...)
 				p := part.of(r)
 				for _, n := range []int{records / 6, records / 2} {
 					r.awaitLines("out", n)
@@ -103,7 +104,7 @@ func TestPipeline_GoesOnAfterAnyPartStoppedOrCrashed(t *testing.T) {
 func TestRecords_FlowWhileTheRouterIsDown(t *testing.T) {
 	t.Parallel()
 	r := prepare(t).start()
-	r.apply(r.simple()...)
+	r.apply(r.simple(records)...)
 	r.awaitLines("out", 100)
 	r.router.Kill()
 	r.awaitLines("out", records)
