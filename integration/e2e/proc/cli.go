@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -42,6 +43,8 @@ func (c *CLI) TryFor(limit time.Duration, args ...string) Result {
 	ctx, cancel := context.WithTimeout(c.t.Context(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGQUIT) } // it tells where it hangs
+	cmd.WaitDelay = 10 * time.Second
 	cmd.Dir = c.Dir
 	cmd.Env = append(environment(), "CONVEYOR_SERVER="+c.server, "NO_COLOR=1")
 	var stdout, stderr bytes.Buffer
