@@ -16,13 +16,19 @@ type Env struct {
 	Stderr io.Writer
 	// Getenv looks up an environment variable; "" when it is not set.
 	Getenv func(string) string
+
+	left *leftovers
 }
 
 // Main runs the command of this process and returns its exit code. The first SIGINT or SIGTERM asks it to end, the second ends it at once, by exit.
 func Main(exit func(code int)) int {
-	ctx, stop := lifecycle.Signals(context.Background(), exit)
+	var left leftovers
+	ctx, stop := lifecycle.Signals(context.Background(), func(code int) {
+		left.remove()
+		exit(code)
+	})
 	defer stop()
-	return Run(ctx, Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv}, os.Args[1:])
+	return Run(ctx, Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, left: &left}, os.Args[1:])
 }
 
 // Run runs one command line, without the name of the program, and returns its exit code. It blocks until the command is done; the end of ctx asks it to end

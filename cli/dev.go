@@ -96,6 +96,7 @@ func (a *app) dev(cmd *cobra.Command, f *devFlags) (err error) {
 		if dir, err = os.MkdirTemp("", "conveyor-dev-"); err != nil {
 			return fmt.Errorf("make a temporary data directory: %w", err)
 		}
+		a.env.left.add(dir)
 		defer func() { err = first(err, os.RemoveAll(dir)) }()
 	}
 	lis, err := listenFrom(ctx, f.port)

@@ -197,11 +197,11 @@ func (a *app) reportReplay(res *ReplayResult, named int, format *output.Format) 
 		return &fault{exit: exitFailed, code: "NOT_FOUND", err: fmt.Errorf("%d of the %d letters do not exist", absent, named)}
 	case res.FailedAgain > 0:
 		return &fault{
-			exit: exitFailed, code: "FAILED_AGAIN", err: fmt.Errorf("%d records failed again and have new letters", res.FailedAgain),
+			exit: exitFailed, code: "FAILED_AGAIN", err: fmt.Errorf("%s failed again, with a new letter each", plural(int(res.FailedAgain), "record")),
 			fix: "`conveyor dlq ls` shows why",
 		}
 	case len(res.Problems) > 0:
-		return &fault{exit: exitFailed, code: "NOT_REPLAYED", err: fmt.Errorf("%d letters could not be replayed", len(res.Problems))}
+		return &fault{exit: exitFailed, code: "NOT_REPLAYED", err: fmt.Errorf("%s could not be replayed", plural(len(res.Problems), "letter"))}
 	}
 	return nil
 }

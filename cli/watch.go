@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/conveyor-etl/conveyor/cli/internal/output"
@@ -77,7 +78,7 @@ func (w *watch) look(ctx context.Context) error {
 
 func (p *watched) update(status *controlv1.PipelineStatus, now time.Time) {
 	counts := view.ShowCounts(status.GetCounts())
-	if p.status == nil || counts != p.counts || footprint(status) != footprint(p.status) {
+	if p.status == nil || settledOf(status) != settledOf(p.status) || !waits(status) && (counts != p.counts || footprint(status) != footprint(p.status)) {
 		p.moved = now
 	}
 	// A report may be missing for a moment, while a stage moves or ends; what was counted stays counted.
@@ -94,6 +95,20 @@ func most(a, b view.Counts) view.Counts {
 		Read: max(a.Read, b.Read), Written: max(a.Written, b.Written), Filtered: max(a.Filtered, b.Filtered), DeadLettered: max(a.DeadLettered, b.DeadLettered),
 		Unrouted: max(a.Unrouted, b.Unrouted), Shed: max(a.Shed, b.Shed), InFlight: b.InFlight,
 	}
+}
+
+// settledOf changes when records come to their end.
+func settledOf(s *controlv1.PipelineStatus) (sum uint64) {
+	c := view.ShowCounts(s.GetCounts())
+	for _, l := range s.GetLanes() {
+		sum += l.GetSettledThrough() + l.GetCheckpointedThrough()
+	}
+	return sum + c.Written + c.Filtered + c.DeadLettered + c.Unrouted + c.Shed
+}
+
+// waits reports whether a stage cannot go on. What is still read then only fills the windows before it, which a slow source does for hours.
+func waits(s *controlv1.PipelineStatus) bool {
+	return slices.ContainsFunc(s.GetStages(), func(st *controlv1.StageStatus) bool { return st.GetWaitingFor() != "" })
 }
 
 // footprint changes when records move that are not counted yet, such as those between two stages.

@@ -130,7 +130,7 @@ func Pipeline(s *controlv1.PipelineStatus) *PipelineStatus {
 	}
 	for _, c := range s.GetConditions() {
 		out.Conditions = append(out.Conditions, Condition{
-			Type: c.GetType(), Status: c.GetStatus(), Reason: c.GetReason(), Message: c.GetMessage(), Since: moment(c.GetSince()),
+			Type: c.GetType(), Status: c.GetStatus(), Reason: c.GetReason(), Message: output.Cause(c.GetMessage()), Since: moment(c.GetSince()),
 		})
 	}
 	return out
