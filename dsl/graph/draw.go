@@ -65,17 +65,20 @@ func DOT(w io.Writer, graphs ...*Graph) error {
 	for i, g := range graphs {
 		id := func(name string) string { return dotQuote(fmt.Sprintf("%d/%s", i, name)) }
 		fmt.Fprintf(&b, "  subgraph cluster_%d {\n    label=%s;\n", i, dotQuote(g.Pipeline.String()))
-		node := func(id string, n *Node, extra string) {
+		node := func(id string, n *Node, what, extra string) {
+			if n.Kind == Source {
+				extra += ", margin=\"0.3,0.1\"" // the point takes some of the room
+			}
 			if n.Unresolved {
 				extra += ", style=\"rounded,dashed\", color=red"
 			}
-			fmt.Fprintf(&b, "    %s [label=%s, shape=%s%s];\n", id, dotQuote(n.Name+"\n"+n.what()), shapes[n.Kind], extra)
+			fmt.Fprintf(&b, "    %s [label=%s, shape=%s%s];\n", id, dotQuote(what+n.Name+"\n"+n.what()), shapes[n.Kind], extra)
 		}
 		for j := range g.Nodes {
-			node(id(g.Nodes[j].Name), &g.Nodes[j], "")
+			node(id(g.Nodes[j].Name), &g.Nodes[j], "", "")
 		}
 		if d := g.DeadLetter; d != nil {
-			node(dotQuote(fmt.Sprintf("%d dead letters", i)), d, ", style=\"rounded,dashed\", xlabel=\"dead letters\"")
+			node(dotQuote(fmt.Sprintf("%d dead letters", i)), d, "dead letters\n", ", style=\"rounded,dashed\"")
 		}
 		for _, e := range g.Edges {
 			fmt.Fprintf(&b, "    %s -> %s", id(e.From), id(e.To))
