@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 )
 
@@ -32,7 +33,7 @@ func Main(options ...Option) {
 // Run is Main without the process: it serves until ctx is done and returns the exit code: 0, 1 after an error, 2 for wrong usage.
 func Run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer, options ...Option) int {
 	log := slog.New(slog.NewTextHandler(stderr, nil))
-	f := flag.NewFlagSet("service", flag.ContinueOnError)
+	f := flag.NewFlagSet(filepath.Base(os.Args[0]), flag.ContinueOnError)
 	f.SetOutput(stderr)
 	listen := f.String("listen", firstOf(getenv("SERVICE_LISTEN"), DefaultListen), "`HOST:PORT` to listen on")
 	cert := f.String("tls-cert", "", "certificate `FILE`; serves TLS together with --tls-key")
