@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"sync"
 
@@ -96,7 +97,17 @@ func firstIssue(issues *cel.Issues) error {
 	first := slices.MinFunc(all, func(a, b *cel.Error) int {
 		return cmp.Or(cmp.Compare(a.Location.Line(), b.Location.Line()), cmp.Compare(a.Location.Column(), b.Location.Column()))
 	})
-	return &SyntaxError{Line: max(1, first.Location.Line()), Column: max(1, first.Location.Column()+1), Msg: first.Message}
+	return &SyntaxError{Line: max(1, first.Location.Line()), Column: max(1, first.Location.Column()+1), Msg: plainly(first.Message)}
+}
+
+// The parser lists every token that could stand at a place, by its own names, which tells an author nothing.
+var (
+	expected = regexp.MustCompile(` expecting \{.*\}$`)
+	theEnd   = regexp.MustCompile(`(?:mismatched|extraneous) input '<EOF>'`)
+)
+
+func plainly(message string) string {
+	return theEnd.ReplaceAllString(expected.ReplaceAllString(message, ""), "the expression ends too early")
 }
 
 func checkResult(kind Kind, t *cel.Type) error {

@@ -197,7 +197,8 @@ func TestCompile_LocatesFaults(t *testing.T) {
 		line, column int
 		msg          string
 	}{
-		{expr.Condition, "value.a ==", 1, 11, "Syntax error"},
+		{expr.Condition, "value.a ==", 1, 11, "Syntax error: the expression ends too early"},
+		{expr.Condition, "value.a == )", 1, 12, "Syntax error: mismatched input ')'"},
 		{expr.Condition, "value.a == 1 &&\n  valeu.b", 2, 3, "undeclared reference to 'valeu'"},
 		{expr.Condition, `"text"`, 1, 1, "must be true or false"},
 		{expr.Filter, `value.size + 1`, 1, 1, "a filter must be true or false"},
