@@ -26,6 +26,9 @@ func (s *sidecar) awaitHold(want bool) {
 	s.t.Helper()
 	s.awaitStages("in keep out")
 	await(s.t, func() string {
+		if n := len(s.assignments()); n != 3 {
+			return differs(n, 3)
+		}
 		for _, as := range s.assignments() {
 			if as.GetHold() != want {
 				return differs(as.GetHold(), want)

@@ -20,7 +20,8 @@ type holds struct {
 
 	mu      sync.Mutex
 	holders map[string]int
-	// released are the generations whose release was decided; what comes later must wait for the next one.
+	// released are the newest generations whose release was decided; what comes later must wait for the next one. They stay when the pipeline
+	// has completed: who looks with an older view must still see them.
 	released map[string]uint64
 }
 
@@ -76,7 +77,7 @@ func (c *Controller) Hold(ctx context.Context, pipeline string, stages []string)
 func (c *Controller) isReleased(p *statepb.Pipeline) bool {
 	c.holds.mu.Lock()
 	defer c.holds.mu.Unlock()
-	return c.holds.released[p.GetName()] == p.GetGeneration()
+	return c.holds.released[p.GetName()] >= p.GetGeneration()
 }
 
 // running reports whether sidecars have told of all the named stages that the pipeline has. An assignment alone says that a sidecar will run the stage.
@@ -98,7 +99,7 @@ func (c *Controller) releases(view *state.View) []*statepb.Command {
 	c.holds.mu.Lock()
 	defer c.holds.mu.Unlock()
 	for name, generation := range c.holds.released {
-		if p := view.Pipelines[name]; p.GetGeneration() != generation || p.GetCompleted() {
+		if view.Pipelines[name].GetGeneration() < generation { // gone, or another one of the name
 			delete(c.holds.released, name)
 		}
 	}

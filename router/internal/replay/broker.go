@@ -181,6 +181,9 @@ func (b *Broker) Serve(ctx context.Context, sidecar string, send func(*controlv1
 			continue
 		}
 		letter, err := b.cfg.Load(ctx, j.id)
+		if ctx.Err() != nil {
+			return context.Cause(ctx) // the letter waits for the next stream: that this one broke is not its fault
+		}
 		if err != nil {
 			b.finish(s, j, Result{Problem: err.Error()})
 			continue
