@@ -13,12 +13,10 @@ import (
 
 const (
 	// targetBytes is the size at which a batch is sent without waiting for more.
-	targetBytes = 128 << 10
+	targetBytes = 224 << 10
 	// maxBatchBytes is the most of a batch of more than one record, framing included.
 	maxBatchBytes   = 1 << 20
 	maxBatchRecords = 4096
-	// framingBytes is the most that surrounds a record in a batch.
-	framingBytes = 6
 	// linger is how long after a batch the next one gathers records; a lone record goes at once.
 	linger = time.Millisecond
 	// maxSealed batches wait for the sender while the reader fills the next one.
@@ -82,7 +80,7 @@ func (b *outbox) append(r *Record) error {
 		return b.tooLarge(r, size)
 	}
 	if n := b.builder.Len(); n > 0 &&
-		(n >= maxBatchRecords || b.builder.Bytes()+framingBytes*(n+1)+size > maxBatchBytes) {
+		(n >= maxBatchRecords || b.builder.Bytes()+wire.FramingBytes*(n+1)+size > maxBatchBytes) {
 		b.seal()
 	}
 	if err := b.await(uint64(size)); err != nil {

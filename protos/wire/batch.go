@@ -149,15 +149,27 @@ func (b *Batch) scan(from, to int) error {
 	return nil
 }
 
+// minBuffer is the smallest buffer of a batch that is being made.
+const minBuffer = 4 << 10
+
 // Builder makes a batch. The zero value takes buffers from the shared pool. It is not safe for concurrent use.
 type Builder struct {
 	b *Batch
+	// last is the size of the batch before, or the expected one: the next is likely to be like it, and then never moves while it grows.
+	last int
 }
+
+// Expect says how many bytes the next batch will have, framing included, so that it does not move while it grows. It is a guess: a batch may
+// become larger, and one that becomes much smaller holds no more memory for it.
+func (w *Builder) Expect(bytes int) { w.last = bytes }
+
+// FramingBytes is the most that surrounds a record in a batch.
+const FramingBytes = 6
 
 // reserve returns room for n more bytes at the end of the data.
 func (w *Builder) reserve(n int) []byte {
 	if w.b == nil {
-		buf := shared.Get(max(n, 4<<10))
+		buf := shared.Get(max(n, min(w.last, 1<<maxClass), minBuffer))
 		*buf = (*buf)[:0]
 		w.b = newBatch(buf, &shared)
 	}
@@ -241,7 +253,17 @@ func (w *Builder) Bytes() int {
 // Finish returns the batch, which the caller owns, and leaves the builder empty. It returns nil when nothing was appended.
 func (w *Builder) Finish() *Batch {
 	b := w.b
-	w.b = nil
+	if b == nil {
+		return nil
+	}
+	w.b, w.last = nil, len(*b.data)
+	// A batch is paid for by its bytes, so it must not hold much more memory than those.
+	if cap(*b.data) > minBuffer && 2*w.last < cap(*b.data) {
+		small := shared.Get(w.last)
+		copy(*small, *b.data)
+		shared.Put(b.data)
+		b.data = small
+	}
 	return b
 }
 

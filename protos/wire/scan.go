@@ -7,9 +7,13 @@ import (
 
 var errMalformed = errors.New("malformed protobuf")
 
+// uvarint is binary.Uvarint with a short way for the two lengths that tags and most fields have.
 func uvarint(b []byte) (uint64, int) {
 	if len(b) > 0 && b[0] < 0x80 {
 		return uint64(b[0]), 1
+	}
+	if len(b) > 1 && b[1] < 0x80 {
+		return uint64(b[0]&0x7f) | uint64(b[1])<<7, 2
 	}
 	return binary.Uvarint(b)
 }
@@ -61,23 +65,29 @@ func Scan(record []byte) (Fields, error) {
 			return Fields{}, errMalformed
 		}
 		at += n
-		length, err := skip(record[at:], tag)
-		if err != nil {
-			return Fields{}, err
-		}
-		if tag&7 == 2 && tag>>3 <= 3 {
-			_, prefix := uvarint(record[at:])
-			value := record[at+prefix : at+length]
-			switch tag >> 3 {
-			case 1:
-				f.ID = value
-			case 2:
-				f.Key = value
-			case 3:
-				f.Position = value
+		if tag&7 != 2 {
+			length, err := skip(record[at:], tag)
+			if err != nil {
+				return Fields{}, err
 			}
+			at += length
+			continue
 		}
-		at += length
+		size, n := uvarint(record[at:])
+		if n <= 0 || size > uint64(len(record)-at-n) {
+			return Fields{}, errMalformed
+		}
+		at += n
+		value := record[at : at+int(size)]
+		at += int(size)
+		switch tag >> 3 {
+		case 1:
+			f.ID = value
+		case 2:
+			f.Key = value
+		case 3:
+			f.Position = value
+		}
 	}
 	return f, nil
 }
