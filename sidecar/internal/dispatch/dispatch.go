@@ -331,7 +331,8 @@ func (d *Dispatcher) takeQueue(r *Request) {
 	}
 }
 
-// takeRun takes as much of an input as fits.
+// takeRun takes as much of an input as fits. A request that is half full goes without a part of the next input: one that is made of a whole
+// input, or of a part of one, needs no copy of its records.
 func (d *Dispatcher) takeRun(r *Request, in *Input) bool {
 	n, bytes := 0, int64(0)
 	for i := in.From; i < in.To; i++ {
@@ -343,7 +344,8 @@ func (d *Dispatcher) takeRun(r *Request, in *Input) bool {
 		n++
 		bytes += size
 	}
-	if n == 0 {
+	halfFull := 2*r.Records >= d.cfg.MaxRecords || 2*r.Bytes >= d.cfg.MaxBytes
+	if n == 0 || r.Records > 0 && halfFull && in.From+n < in.To {
 		return false
 	}
 	d.add(r, Input{Batch: in.Batch, From: in.From, To: in.From + n, order: in.order}, bytes)

@@ -285,3 +285,36 @@ func TestAnswerThatDoesNotMatchIsRefused(t *testing.T) {
 		t.Errorf("unknown request: got %v, want ErrMismatch", err)
 	}
 }
+
+func TestARequestThatIsHalfFullLeavesTheNextInputWhole(t *testing.T) {
+	for name, c := range map[string]struct {
+		cfg    dispatch.Config
+		inputs []int // records of each batch
+		want   []int // records of each request
+	}{
+		"small ones are joined":         {dispatch.Config{MaxRecords: 10}, []int{2, 2, 2, 2, 2, 2}, []int{10, 2}},
+		"one that does not fit waits":   {dispatch.Config{MaxRecords: 10}, []int{7, 7, 7}, []int{7, 7, 7}},
+		"less than half is filled up":   {dispatch.Config{MaxRecords: 10}, []int{4, 9}, []int{10, 3}},
+		"one that is too large is cut":  {dispatch.Config{MaxRecords: 10}, []int{25, 3}, []int{10, 10, 8}},
+		"a limit of one record is kept": {dispatch.Config{MaxRecords: 1}, []int{2, 1}, []int{1, 1, 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := c.cfg
+			cfg.MaxBytes, cfg.WindowRecords, cfg.WindowBytes = 1<<20, 100, 1<<20
+			d := dispatch.New(cfg)
+			r := &root{ended: map[uint64]flow.Outcome{}}
+			first := uint64(1)
+			for _, n := range c.inputs {
+				d.Add(batch(r, first, make([]uint64, n)))
+				first += uint64(n)
+			}
+			var got []int
+			for req := d.Next(time.Time{}); req != nil; req = d.Next(time.Time{}) {
+				got = append(got, req.Records)
+			}
+			if fmt.Sprint(got) != fmt.Sprint(c.want) {
+				t.Errorf("requests of %v records, want %v", got, c.want)
+			}
+		})
+	}
+}

@@ -386,6 +386,7 @@ func requestBatch(r *dispatch.Request) *wire.Batch {
 		return in.Batch.Records.Slice(in.From, in.To)
 	}
 	var b wire.Builder
+	b.Expect(int(r.Bytes) + wire.FramingBytes*r.Records)
 	for _, in := range r.Inputs {
 		if in.Item != nil {
 			b.AppendEncoded(in.Item.Record)
