@@ -9,8 +9,9 @@ import (
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 )
 
-// checkpointPause is how long the checkpointer collects between two calls: what settles meanwhile goes in one.
-const checkpointPause = 50 * time.Millisecond
+// checkpointPause is how long the checkpointer collects between two calls: what settles meanwhile goes in one. It bounds what a crash reads again, and how often
+// a sidecar makes the routers sync their disks.
+const checkpointPause = 250 * time.Millisecond
 
 // maxCheckpoints is the most in one call.
 const maxCheckpoints = 256
@@ -28,6 +29,7 @@ type checkpointer struct {
 	control Control
 	log     *slog.Logger
 	wake    chan struct{}
+	hurried chan struct{} // a lane waits for its checkpoint: the pause ends
 
 	mu    sync.Mutex
 	dirty map[reporter]bool
@@ -35,7 +37,7 @@ type checkpointer struct {
 }
 
 func newCheckpointer(control Control, log *slog.Logger) *checkpointer {
-	return &checkpointer{control: control, log: log, wake: make(chan struct{}, 1), dirty: make(map[reporter]bool)}
+	return &checkpointer{control: control, log: log, wake: make(chan struct{}, 1), hurried: make(chan struct{}, 1), dirty: make(map[reporter]bool)}
 }
 
 // report notes that a lane has something to store. It does not block.
@@ -47,6 +49,12 @@ func (c *checkpointer) report(r reporter) {
 	}
 	c.mu.Unlock()
 	signal(c.wake)
+}
+
+// hurry is report by a lane that does nothing else before it has its answer, such as one that begins or ends.
+func (c *checkpointer) hurry(r reporter) {
+	c.report(r)
+	signal(c.hurried)
 }
 
 func (c *checkpointer) take() []reporter {
@@ -93,16 +101,30 @@ func (c *checkpointer) run(ctx context.Context) {
 			}
 			l.stored(points[i], result, err)
 		}
-		pause := checkpointPause
 		if err != nil {
 			failures++
 			c.log.Warn("checkpoints wait", "lanes", len(points), "err", err)
-			pause = backoff(failures)
-		} else {
-			failures = 0
+			if !sleep(ctx, backoff(failures)) {
+				return
+			}
+			continue
 		}
-		if !sleep(ctx, pause) {
+		failures = 0
+		if !c.rest(ctx) {
 			return
 		}
 	}
+}
+
+// rest waits for the pause to end, and returns false when ctx ended.
+func (c *checkpointer) rest(ctx context.Context) bool {
+	pause := time.NewTimer(checkpointPause)
+	defer pause.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-c.hurried:
+	case <-pause.C:
+	}
+	return true
 }

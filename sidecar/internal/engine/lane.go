@@ -90,7 +90,7 @@ func (r *reading) begin(ctx context.Context, position []byte) error {
 	r.mu.Lock()
 	r.opened, r.start = position, position
 	r.mu.Unlock()
-	r.s.e.checkpoints.report(r)
+	r.s.e.checkpoints.hurry(r)
 	for {
 		r.mu.Lock()
 		stored := r.opened == nil
@@ -289,7 +289,7 @@ func (r *reading) finish(ctx context.Context, exhausted bool) error {
 	r.mu.Lock()
 	r.finishing, r.exhausted = true, exhausted
 	r.mu.Unlock()
-	r.s.e.checkpoints.report(r)
+	r.s.e.checkpoints.hurry(r)
 	for {
 		r.mu.Lock()
 		closed := r.closed

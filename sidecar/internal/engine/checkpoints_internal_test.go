@@ -1,0 +1,69 @@
+package engine
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+)
+
+// storing counts the calls and accepts everything.
+type storing struct {
+	Control
+	calls int
+}
+
+func (s *storing) ReportCheckpoints(_ context.Context, points []*controlv1.Checkpoint) ([]controlv1.CheckpointResult, error) {
+	s.calls++
+	results := make([]controlv1.CheckpointResult, len(points))
+	for i := range results {
+		results[i] = controlv1.CheckpointResult_CHECKPOINT_RESULT_ACCEPTED
+	}
+	return results, nil
+}
+
+// moving always has a checkpoint to store.
+type moving struct{ stores int }
+
+func (*moving) checkpoint() *controlv1.Checkpoint { return &controlv1.Checkpoint{} }
+
+func (m *moving) stored(*controlv1.Checkpoint, controlv1.CheckpointResult, error) { m.stores++ }
+
+func TestCheckpointer_GathersWhatSettlesAndLetsALaneThatWaitsPass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		control := &storing{}
+		c := newCheckpointer(control, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			c.run(ctx)
+		}()
+		defer func() { cancel(); <-done }()
+
+		busy, ending := &moving{}, &moving{}
+		c.report(busy)
+		synctest.Wait()
+		for range 10 {
+			c.report(busy)
+			synctest.Wait()
+		}
+		if control.calls != 1 {
+			t.Errorf("%d calls within one pause", control.calls)
+		}
+		c.hurry(ending)
+		synctest.Wait()
+		if ending.stores != 1 || busy.stores != 2 || control.calls != 2 {
+			t.Errorf("a lane that waits was stored %d times, the other %d times, in %d calls", ending.stores, busy.stores, control.calls)
+		}
+		c.report(busy)
+		time.Sleep(checkpointPause)
+		synctest.Wait()
+		if busy.stores != 3 {
+			t.Error("nothing was stored behind the pause")
+		}
+	})
+}
