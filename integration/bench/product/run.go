@@ -197,6 +197,9 @@ func (h *chain) awaitCompleted(cl *client.Client) error {
 	})
 }
 
+// pollEvery is seldom enough for the questions not to be what is measured.
+const pollEvery = 200 * time.Millisecond
+
 // poll asks until the answer is yes. The bound is against hanging only.
 func (h *chain) poll(what string, ask func() (bool, error)) error {
 	var last error
@@ -209,7 +212,7 @@ func (h *chain) poll(what string, ask func() (bool, error)) error {
 		select {
 		case <-h.ctx.Done():
 			return h.ctx.Err()
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(pollEvery):
 		}
 	}
 	return errors.Join(fmt.Errorf("waited in vain for %s", what), last)

@@ -99,6 +99,7 @@ func payloads(size int) (keys, values [][]byte) {
 	return keys, values
 }
 
+// source sends what the floor's sends, a key, a payload and a time, and the position that Conveyor needs besides.
 func source(c config, m *meter) sdk.Ability {
 	keys, values := payloads(c.size)
 	return sdk.Source("", func(_ context.Context, _ struct{}, from sdk.Position) iter.Seq2[sdk.Record, error] {
@@ -112,7 +113,7 @@ func source(c config, m *meter) sdk.Ability {
 			for ; next < c.records; next++ {
 				position = strconv.AppendInt(position[:0], int64(next+1), 10)
 				k := next % distinct
-				if !yield(sdk.Record{Key: keys[k], Payload: values[k], Position: position, ContentType: "application/json"}, nil) {
+				if !yield(sdk.Record{Key: keys[k], Payload: values[k], Position: position, Time: time.Unix(0, int64(next)+1)}, nil) {
 					return
 				}
 				m.records.Add(1)
