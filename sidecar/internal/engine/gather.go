@@ -49,6 +49,7 @@ type gathering struct {
 	lane    *flow.Lane
 	route   []string
 	builder *flow.Builder
+	parts   int      // batches so far
 	runs    [][2]int // of the answer's batch
 }
 
@@ -75,7 +76,11 @@ func (g *gathering) add(ctx context.Context, b *flow.Batch, i, from, to int) err
 			}
 		}
 		if g.builder == nil {
-			g.lane, g.route, g.builder = b.Lane, o.route, flow.NewBuilder(b.Lane, (t-f)*o.each)
+			room := g.answer.batch.Len() - o.first
+			if g.parts > 0 {
+				room = (t - f) * o.each // lanes or routes take turns, and may do so at every record
+			}
+			g.lane, g.route, g.builder = b.Lane, o.route, flow.NewBuilder(b.Lane, room)
 		}
 		if o.each == 1 {
 			g.builder.Same(b, k, k+t-f)
@@ -122,6 +127,7 @@ func (g *gathering) flush(ctx context.Context) error {
 		records = b.Finish()
 	}
 	batch := g.builder.Finish(records)
+	g.parts++
 	g.builder, g.runs = nil, nil
 	return g.w.s.emit(ctx, batch, g.route)
 }

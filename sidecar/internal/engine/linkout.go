@@ -448,21 +448,27 @@ func (l *linkOut) rest() bool {
 
 // origins writes sequences as runs.
 func origins(seqs []uint64) []*linkv1.OriginRun {
-	var runs []*linkv1.OriginRun
-	for _, seq := range seqs {
-		if n := len(runs); n > 0 {
-			last := runs[n-1]
-			switch {
-			case !last.Same && seq == last.First+uint64(last.Count):
-				last.Count++
-				continue
-			case seq == last.First && (last.Same || last.Count == 1):
-				last.Same = true
-				last.Count++
-				continue
-			}
-		}
-		runs = append(runs, &linkv1.OriginRun{First: seq, Count: 1})
-	}
+	n := 0
+	eachRun(seqs, func(uint64, int, bool) { n++ })
+	// One piece of memory for all of them: filters leave a run for every few records.
+	memory, runs := make([]linkv1.OriginRun, n), make([]*linkv1.OriginRun, 0, n)
+	eachRun(seqs, func(first uint64, count int, same bool) {
+		run := &memory[len(runs)]
+		run.First, run.Count, run.Same = first, uint32(count), same
+		runs = append(runs, run)
+	})
 	return runs
+}
+
+// eachRun calls f for each run of sequences that follow each other, or are the same.
+func eachRun(seqs []uint64, f func(first uint64, count int, same bool)) {
+	for at := 0; at < len(seqs); {
+		first, n := seqs[at], 1
+		same := at+1 < len(seqs) && seqs[at+1] == first
+		for at+n < len(seqs) && (same && seqs[at+n] == first || !same && seqs[at+n] == first+uint64(n)) {
+			n++
+		}
+		f(first, n, same)
+		at += n
+	}
 }

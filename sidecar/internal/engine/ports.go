@@ -99,10 +99,11 @@ func (transformPort) released(key []byte) wire.Head {
 
 func (transformPort) answer(head wire.Head, batch *wire.Batch) (*answer, error) {
 	r := head.(*processHead)
-	a := &answer{opened: r.opened, sequence: r.sequence, batch: batch, results: make([]dispatch.Result, 0, len(r.results))}
+	a := &answer{opened: r.opened, sequence: r.sequence, batch: batch}
 	if r.resolved {
 		return nil, fmt.Errorf("it resolved records as held, which this version of the sidecar does not do: %w", dispatch.ErrMismatch)
 	}
+	a.outs = make([]outs, 0, len(r.results))
 	at := 0
 	for _, res := range r.results {
 		from, to, err := span(res.first, res.count)
