@@ -7,6 +7,10 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	linkv1 "github.com/conveyor-etl/conveyor/protos/conveyor/link/v1"
 	conveyorv1 "github.com/conveyor-etl/conveyor/protos/conveyor/v1"
@@ -37,6 +41,42 @@ func TestWhatAServiceAnsweredGoesOnThoughItsStreamBreaks(t *testing.T) {
 	close(sink.gate)
 	p.await()
 	exactly(t, sink, 2000)
+}
+
+func TestWhatASinkAnsweredBeforeItEndedIsNotSentAgain(t *testing.T) {
+	const records = 80
+	src, sink := newSource(t, numbered(records, 5)...), newSink(t)
+	sink.ability.MaxBatch = 4
+	// A sink that is stopped in order: it answers what it has taken, all at once, and ends its stream behind that.
+	var answers []*conveyorv1.WriteResponse
+	var current grpc.BidiStreamingServer[conveyorv1.WriteRequest, conveyorv1.WriteResponse]
+	sink.rubbish = func(stream grpc.BidiStreamingServer[conveyorv1.WriteRequest, conveyorv1.WriteResponse], req *conveyorv1.WriteRequest) (bool, error) {
+		if stream != current {
+			current, answers = stream, nil
+		}
+		resp := &conveyorv1.WriteResponse{Sequence: req.GetSequence()}
+		sink.write(req, resp, &ordered{failing: map[string]string{}})
+		answers = append(answers, resp)
+		batch := req.GetBatch().GetRecords()
+		last := number(batch[len(batch)-1]) == records
+		if len(answers) < 4 && !last {
+			return true, nil
+		}
+		for _, a := range answers {
+			if err := stream.Send(a); err != nil {
+				return true, err
+			}
+		}
+		answers = nil
+		if last {
+			return true, nil
+		}
+		return true, status.Error(codes.Unavailable, "stopping")
+	}
+	p, _ := simple(t, newControl(), src, sink)
+	p.start()
+	p.await()
+	exactly(t, sink, records)
 }
 
 func TestRecordsInsideAUnitHaveTheSameIDsWhenTheyAreReadAgain(t *testing.T) {

@@ -296,7 +296,17 @@ func (w *service) loop(ctx context.Context, out chan<- *wire.Message, answers <-
 		timer.Reset(wait)
 		select {
 		case <-ctx.Done():
-			return false, context.Cause(ctx)
+			// I2: what the service answered before its stream ended is done.
+			for {
+				select {
+				case a := <-answers:
+					if completed, err := w.answered(ctx, a, out, completing); completed || err != nil {
+						return completed, err
+					}
+				default:
+					return false, context.Cause(ctx)
+				}
+			}
 		case <-w.s.in.ready:
 		case <-timer.C:
 		case <-w.wake:
@@ -308,28 +318,33 @@ func (w *service) loop(ctx context.Context, out chan<- *wire.Message, answers <-
 				silent = false
 				w.s.setOpen(true)
 			}
-			if a.completed {
-				if !completing {
-					return false, errors.New("it says that it completed, which it was not asked to")
-				}
-				if a.failure != nil {
-					return false, fmt.Errorf("it could not complete: %s: %s", a.failure.GetCode(), a.failure.GetMessage())
-				}
-				return true, nil
-			}
-			if err := w.giveIDs(a); err != nil {
-				return false, err
-			}
-			steps, err := w.d.Answer(a.sequence+w.before, a.results, a, time.Now())
-			if err != nil {
-				return false, err
-			}
-			if err := w.act(ctx, steps, out); err != nil {
-				return false, err
+			if completed, err := w.answered(ctx, a, out, completing); completed || err != nil {
+				return completed, err
 			}
 			unwell = w.tellHealth(a.results, unwell)
 		}
 	}
+}
+
+// answered takes in an answer of the service. It blocks while what the service made has no credit.
+func (w *service) answered(ctx context.Context, a *answer, out chan<- *wire.Message, completing bool) (completed bool, err error) {
+	if a.completed {
+		if !completing {
+			return false, errors.New("it says that it completed, which it was not asked to")
+		}
+		if a.failure != nil {
+			return false, fmt.Errorf("it could not complete: %s: %s", a.failure.GetCode(), a.failure.GetMessage())
+		}
+		return true, nil
+	}
+	if err := w.giveIDs(a); err != nil {
+		return false, err
+	}
+	steps, err := w.d.Answer(a.sequence+w.before, a.results, a, time.Now())
+	if err != nil {
+		return false, err
+	}
+	return false, w.act(ctx, steps, out)
 }
 
 // tellHealth says what keeps a service from working that answers, and takes it back once it works; was is what it returned last.
