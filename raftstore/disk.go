@@ -70,7 +70,8 @@ func checkLog(dir string, log *raftboltdb.BoltStore, snapshotIndex uint64) (err 
 		return damaged(err)
 	}
 	if last == 0 {
-		if snapshotIndex > 0 {
+		// A follower that got a snapshot may have no log yet, but its term lies in the same file.
+		if term, err := log.GetUint64([]byte("CurrentTerm")); snapshotIndex > 0 && (err != nil || term == 0) {
 			return damaged(errors.New("the log is empty behind a snapshot"))
 		}
 		return nil

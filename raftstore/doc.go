@@ -1,5 +1,6 @@
 // Package raftstore runs a replicated state machine on hashicorp/raft.
 //
 // A program gives [Open] a directory and a [StateMachine]; commands go in by [Store.Propose] and are applied in one order, each on stable storage before it is
-// applied. [Store.Read] makes reads of the machine linearizable. This version runs a cluster of one node, which is founded when its directory is empty.
+// applied. [Store.Read] makes reads of the machine linearizable. A cluster has one server, or several
+// that reach each other by [Store.RaftService].
 package raftstore

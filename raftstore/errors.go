@@ -20,8 +20,12 @@ var (
 	ErrHalted = errors.New("state machine has halted")
 	// ErrInUse is returned by Open when another process uses the directory.
 	ErrInUse = errors.New("data directory is in use by another process")
-	// ErrSeveralServers is returned by Open when the directory belongs to a cluster of several servers, which this version does not run.
-	ErrSeveralServers = errors.New("a cluster of several routers is not available in this version")
+	// ErrSeveralServers is returned by Open without Peers when the directory belongs to a cluster of several servers.
+	ErrSeveralServers = errors.New("the cluster has several servers, and no peers are configured")
+	// ErrAlone is returned for changes to the members of a cluster that was opened without Peers: nobody could reach it.
+	ErrAlone = errors.New("no peers are configured: the cluster has one server")
+	// ErrRefused is returned for a change to the members that cannot be made, such as one made of an outdated list. Nothing was changed.
+	ErrRefused = errors.New("change to the members of the cluster was refused")
 	// ErrDamaged is what every *DamagedError is.
 	ErrDamaged = errors.New("raft state is damaged")
 )

@@ -18,6 +18,8 @@ type identity struct {
 	ServerID  string `json:"serverId"`
 	// Founded is set after the first configuration is in the log. Before that an empty log is no loss.
 	Founded bool `json:"founded"`
+	// Joined is set when the cluster's id came from another server.
+	Joined bool `json:"joined,omitempty"`
 }
 
 const identityFile = "identity.json"
@@ -35,15 +37,18 @@ func loadIdentity(dir string) (id identity, ok bool, err error) {
 	if err := json.Unmarshal(data, &id); err != nil {
 		return identity{}, false, &DamagedError{Path: path, Cause: err}
 	}
-	if id.Version != 1 || id.ClusterID == "" || id.ServerID == "" {
+	if id.Version != 1 || id.ServerID == "" || id.ClusterID == "" && (id.Founded || id.Joined) {
 		return identity{}, false, &DamagedError{Path: path, Cause: errors.New("it is incomplete, or of another version")}
 	}
 	return id, true, nil
 }
 
+// newIdentity makes a server that belongs to no cluster yet.
 func newIdentity(serverName string) identity {
-	return identity{Version: 1, ClusterID: randomHex(16), ServerID: serverName + "-" + randomHex(4)}
+	return identity{Version: 1, ServerID: serverName + "-" + randomHex(4)}
 }
+
+func newClusterID() string { return randomHex(16) }
 
 func randomHex(n int) string {
 	b := make([]byte, n)

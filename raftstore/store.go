@@ -7,12 +7,14 @@ import (
 	"iter"
 	"log/slog"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"google.golang.org/grpc"
+
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 )
 
 // MaxCommandBytes is the largest command.
@@ -30,12 +32,38 @@ type Config struct {
 	Dir string
 	// ServerName is the part of the server's id that people choose, such as "1". The store adds an incarnation, made with the directory.
 	ServerName string
-	// Address is how other servers would reach this one; it is kept in the cluster's configuration.
+	// Address is how other servers reach this one, host:port; it is kept in the cluster's configuration. A host name is looked up at each dialling.
 	Address string
+	// Peers says whom to meet, this server included. An empty list founds a cluster of one, which stays alone. Otherwise the cluster is founded once, by the
+	// server with the lowest name, after all of the list have said that they are empty; an empty server that meets one with state waits to be added as a learner.
+	// A directory with state does not need the list any more, only that it is not empty.
+	Peers []Peer
+	// DialOptions says how to dial a peer, with its credentials; nil dials this machine only, without any. It may be called concurrently.
+	DialOptions func(address string) ([]grpc.DialOption, error)
+	// Timeouts are those of a cluster with peers; zero values mean 1 s, 1 s and 500 ms.
+	Timeouts Timeouts
 	// SnapshotThreshold is after how many commands a snapshot is taken; 0 means 8192.
 	SnapshotThreshold uint64
 	// Logger receives what operators should know; nil discards.
 	Logger *slog.Logger
+}
+
+// Peer is a server to meet.
+type Peer struct {
+	// ServerName is what that server has in its Config.
+	ServerName string
+	// Address is where it is reached, host:port.
+	Address string
+}
+
+// Timeouts say how soon a lost leader is noticed. Lease must not be longer than Heartbeat, nor Heartbeat longer than Election.
+type Timeouts struct {
+	// Heartbeat is how long a follower hears nothing before it stands for election.
+	Heartbeat time.Duration
+	// Election is how long a candidate waits for votes.
+	Election time.Duration
+	// Lease is how long a leader goes on without hearing of a majority.
+	Lease time.Duration
 }
 
 // Result is what became of a command.
@@ -56,17 +84,23 @@ type Leadership struct {
 
 // Server is one member of the cluster.
 type Server struct {
-	ID      string
+	// ID is what the server's ServerID says.
+	ID string
+	// Address is where it is reached, host:port.
 	Address string
-	Voter   bool
+	// Voter is false for a learner, which receives the log and does not vote.
+	Voter bool
 }
 
 // Store is an open node. Its methods may be called concurrently.
 type Store struct {
-	id     identity
+	self   *self
+	alone  bool // founded without peers, and so without timeouts for them
+	logger *slog.Logger
 	raft   *raft.Raft
 	log    *raftboltdb.BoltStore
-	trans  *raft.InmemTransport
+	trans  *transport
+	server *service
 	fsm    *fsm
 	notify chan bool
 
@@ -81,8 +115,9 @@ type Store struct {
 	wg        sync.WaitGroup
 }
 
-// Open opens the node in cfg.Dir, founding a cluster of one when the directory is empty. ctx bounds the opening only. The machine must be empty; it is restored
-// from the newest snapshot before Open returns, and from the log before the node leads.
+// Open opens the node in cfg.Dir, founding a cluster when the directory is empty: see Config.Peers. It does not wait for peers; they are met in the background, once
+// RaftService is served. ctx bounds the opening only. The machine must be empty; it is restored from the newest snapshot before Open returns, and from the log
+// before the node leads.
 func Open(ctx context.Context, cfg Config, machine StateMachine) (*Store, error) {
 	if cfg.Dir == "" || cfg.ServerName == "" {
 		return nil, errors.New("open raft store: Dir and ServerName are required")
@@ -97,6 +132,9 @@ func Open(ctx context.Context, cfg Config, machine StateMachine) (*Store, error)
 	if cfg.Address == "" {
 		cfg.Address = "server-" + cfg.ServerName
 	}
+	if err := cfg.check(); err != nil {
+		return nil, fmt.Errorf("open raft store: %w", err)
+	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open raft store: %w", err)
 	}
@@ -105,13 +143,19 @@ func Open(ctx context.Context, cfg Config, machine StateMachine) (*Store, error)
 		return nil, err
 	}
 	s := &Store{
-		log: log, fsm: &fsm{machine: machine, failed: make(chan struct{})}, notify: make(chan bool, 16),
+		alone: len(cfg.Peers) == 0, logger: logger, log: log, fsm: &fsm{machine: machine, failed: make(chan struct{})}, notify: make(chan bool, 16),
 		changed: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	if err := s.start(&cfg, logger); err != nil {
+		if s.trans != nil {
+			err = errors.Join(err, s.trans.stop())
+		}
 		return nil, errors.Join(err, s.log.Close())
 	}
 	s.wg.Go(s.watchLeadership)
+	if !s.alone && s.self.get().ClusterID == "" {
+		s.wg.Go(func() { s.meet(&cfg) })
+	}
 	return s, nil
 }
 
@@ -136,7 +180,7 @@ func (s *Store) start(cfg *Config, logger *slog.Logger) error {
 	if err := servers.Error(); err != nil {
 		return errors.Join(fmt.Errorf("read the cluster's configuration: %w", err), s.raft.Shutdown().Error())
 	}
-	if n := len(servers.Configuration().Servers); n != 1 {
+	if n := len(servers.Configuration().Servers); s.alone && n != 1 {
 		return errors.Join(fmt.Errorf("%s belongs to a cluster of %d: %w", cfg.Dir, n, ErrSeveralServers), s.raft.Shutdown().Error())
 	}
 	return nil
@@ -144,7 +188,9 @@ func (s *Store) start(cfg *Config, logger *slog.Logger) error {
 
 func (s *Store) raftConfig(cfg *Config) *raft.Config {
 	conf := raft.DefaultConfig()
-	conf.HeartbeatTimeout, conf.ElectionTimeout, conf.LeaderLeaseTimeout = aloneTimeout, aloneTimeout, aloneTimeout
+	conf.HeartbeatTimeout, conf.ElectionTimeout, conf.LeaderLeaseTimeout = cfg.Timeouts.Heartbeat, cfg.Timeouts.Election, cfg.Timeouts.Lease
+	// A server that was removed goes on as a follower without a vote, and can be asked.
+	conf.ShutdownOnRemove = false
 	conf.BatchApplyCh = true
 	conf.NotifyCh = s.notify
 	conf.NoLegacyTelemetry = true
@@ -157,51 +203,15 @@ func (s *Store) raftConfig(cfg *Config) *raft.Config {
 	return conf
 }
 
-// found makes the identity and the first configuration, once. A crash in between is finished by the next start.
-func (s *Store) found(cfg *Config, conf *raft.Config, snapshots raft.SnapshotStore) error {
-	exists, err := raft.HasExistingState(s.log, s.log, snapshots)
-	if err != nil {
-		return fmt.Errorf("look for raft state in %s: %w", cfg.Dir, err)
-	}
-	id, known, err := loadIdentity(cfg.Dir)
-	switch {
-	case err != nil:
-		return err
-	case known && id.Founded && !exists:
-		return &DamagedError{Path: cfg.Dir, Cause: errors.New("it has been in use, and its log and snapshots are gone")}
-	case !known && exists:
-		return &DamagedError{Path: cfg.Dir, Cause: fmt.Errorf("%s is missing", identityFile)}
-	case known && !strings.HasPrefix(id.ServerID, cfg.ServerName+"-"):
-		return fmt.Errorf("open raft store: %s belongs to server %s, not to a server %s", cfg.Dir, id.ServerID, cfg.ServerName)
-	case !known:
-		id = newIdentity(cfg.ServerName)
-		if err := id.save(cfg.Dir); err != nil {
-			return err
-		}
-	}
-	conf.LocalID = raft.ServerID(id.ServerID)
-	_, s.trans = raft.NewInmemTransport(raft.ServerAddress(cfg.Address))
-	if !exists {
-		servers := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: conf.LocalID, Address: s.trans.LocalAddr()}}}
-		if err := raft.BootstrapCluster(conf, s.log, s.log, snapshots, s.trans, servers); err != nil {
-			return fmt.Errorf("found the cluster: %w", err)
-		}
-	}
-	if !id.Founded {
-		id.Founded = true
-		if err := id.save(cfg.Dir); err != nil {
-			return err
-		}
-	}
-	s.id = id
-	return nil
-}
-
-// ClusterID names the cluster; it is made when the cluster is founded.
-func (s *Store) ClusterID() string { return s.id.ClusterID }
+// ClusterID names the cluster; it is made when the cluster is founded. It is empty while this node waits for one.
+func (s *Store) ClusterID() string { return s.self.get().ClusterID }
 
 // ServerID names this node: ServerName and an incarnation that was made with the directory.
-func (s *Store) ServerID() string { return s.id.ServerID }
+func (s *Store) ServerID() string { return s.self.get().ServerID }
+
+// RaftService is what peers call; with peers it must be registered on the gRPC server that listens at Config.Address. It takes messages of up to 1 MiB, holds a
+// bounded number of them, and answers Unavailable after Close.
+func (s *Store) RaftService() controlv1.RaftServiceServer { return s.server }
 
 // Propose replicates a command and waits until it is applied here. When ctx ends first, or leadership is lost, the error is ErrUnknownOutcome; ErrNotLeader
 // says that the command was not applied.
@@ -257,7 +267,8 @@ func (s *Store) Read(ctx context.Context) error {
 	if err := s.await(ctx, s.raft.VerifyLeader()); err != nil {
 		return fmt.Errorf("%w: verify leadership: %w", ErrNotLeader, err)
 	}
-	if s.Leadership() != lead {
+	// The term is asked of raft too: leadership that was lost and won again may not be known here yet, nor its Barrier passed.
+	if s.Leadership() != lead || s.raft.CurrentTerm() != lead.Term {
 		return ErrNotLeader
 	}
 	return nil
@@ -344,19 +355,6 @@ func (s *Store) watchLeadership() {
 // AppliedIndex is the log index of the last command that the machine has applied.
 func (s *Store) AppliedIndex() uint64 { return s.fsm.applied.Load() }
 
-// Servers lists the members of the cluster.
-func (s *Store) Servers() ([]Server, error) {
-	f := s.raft.GetConfiguration()
-	if err := f.Error(); err != nil {
-		return nil, fmt.Errorf("read the cluster's configuration: %w", err)
-	}
-	var out []Server
-	for _, server := range f.Configuration().Servers {
-		out = append(out, Server{ID: string(server.ID), Address: string(server.Address), Voter: server.Suffrage == raft.Voter})
-	}
-	return out, nil
-}
-
 // Snapshot writes a snapshot now. It returns nil also when there is nothing new to write.
 func (s *Store) Snapshot() error {
 	if err := s.usable(); err != nil {
@@ -384,11 +382,12 @@ func (s *Store) Err() error {
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		close(s.closing)
-		err := s.raft.Shutdown().Error()
+		err := s.trans.stop() // or raft would wait for the answers of peers
+		err = errors.Join(err, s.raft.Shutdown().Error())
 		close(s.stopped)
 		s.wg.Wait()
 		s.setLeadership(Leadership{})
-		s.closeErr = errors.Join(err, s.trans.Close(), s.log.Close())
+		s.closeErr = errors.Join(err, s.log.Close())
 	})
 	return s.closeErr
 }

@@ -1,0 +1,151 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Membership is the list of members as this node knows it.
+type Membership struct {
+	// Index is where in the log the list stands: the condition for changing it.
+	Index uint64
+	// Servers are the members.
+	Servers []Server
+}
+
+// Servers lists the members of the cluster.
+func (s *Store) Servers() ([]Server, error) {
+	m, err := s.Membership()
+	return m.Servers, err
+}
+
+// Membership lists the members with the index that changes to them are conditional on.
+func (s *Store) Membership() (Membership, error) {
+	f := s.raft.GetConfiguration()
+	if err := f.Error(); err != nil {
+		return Membership{}, fmt.Errorf("read the cluster's configuration: %w", err)
+	}
+	out := Membership{Index: f.Index()}
+	for _, server := range f.Configuration().Servers {
+		out.Servers = append(out.Servers, Server{ID: string(server.ID), Address: string(server.Address), Voter: server.Suffrage == raft.Voter})
+	}
+	return out, nil
+}
+
+// AddLearner adds a server that receives the log and does not vote; id is what its ServerID says, with the incarnation. prevIndex is the Membership.Index that the
+// change was decided on; another one meanwhile makes it ErrRefused, and 0 makes it unconditional. It waits until the change is committed and returns its index.
+// Errors besides are ErrNotLeader, ErrUnknownOutcome and ErrAlone, as for every change to the members.
+func (s *Store) AddLearner(ctx context.Context, id, address string, prevIndex uint64) (index uint64, err error) {
+	return s.change(ctx, func() raft.IndexFuture {
+		return s.raft.AddNonvoter(raft.ServerID(id), raft.ServerAddress(address), prevIndex, applyTimeout)
+	})
+}
+
+// Promote gives a learner its vote. Whether it has caught up is for the caller to see: until it has, it is a voter that is down. See AddLearner.
+func (s *Store) Promote(ctx context.Context, id string, prevIndex uint64) (index uint64, err error) {
+	m, err := s.Membership()
+	if err != nil {
+		return 0, err
+	}
+	for _, server := range m.Servers {
+		if server.ID == id {
+			return s.change(ctx, func() raft.IndexFuture {
+				return s.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(server.Address), prevIndex, applyTimeout)
+			})
+		}
+	}
+	return 0, fmt.Errorf("%w: server %s is not a member: add it as a learner first", ErrRefused, id)
+}
+
+// Remove takes a server out of the cluster; a leader that removes itself steps down afterwards. See AddLearner.
+func (s *Store) Remove(ctx context.Context, id string, prevIndex uint64) (index uint64, err error) {
+	return s.change(ctx, func() raft.IndexFuture { return s.raft.RemoveServer(raft.ServerID(id), prevIndex, applyTimeout) })
+}
+
+func (s *Store) change(ctx context.Context, start func() raft.IndexFuture) (uint64, error) {
+	if err := s.usable(); err != nil {
+		return 0, err
+	}
+	if s.alone {
+		return 0, ErrAlone
+	}
+	if err := ctx.Err(); err != nil {
+		return 0, fmt.Errorf("change the members: %w", context.Cause(ctx))
+	}
+	future := start()
+	err := s.await(ctx, future)
+	switch {
+	case err == nil:
+		return future.Index(), nil
+	case errors.Is(err, ErrNotLeader), errors.Is(err, ErrClosed), ctx.Err() != nil, errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrAbortedByRestore):
+		return 0, fmt.Errorf("change the members: %w", err)
+	}
+	// What is left comes from before the change was written.
+	return 0, fmt.Errorf("%w: %s", ErrRefused, said(err))
+}
+
+// said finds what raft said in an error of await.
+func said(err error) error {
+	if all, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range all.Unwrap() {
+			if !errors.Is(e, ErrUnknownOutcome) {
+				return e
+			}
+		}
+	}
+	return err
+}
+
+// TransferLeadership hands leadership to the server with the id, or with "" to the one that is best up to date. It returns when that server was told to stand for
+// election; LeadershipChanges says when this node leads no more. An error says that this node goes on leading, unless it is ErrUnknownOutcome.
+func (s *Store) TransferLeadership(ctx context.Context, id string) error {
+	if err := s.usable(); err != nil {
+		return err
+	}
+	if s.alone {
+		return ErrAlone
+	}
+	if !s.Leadership().Leader {
+		return ErrNotLeader
+	}
+	if id == "" {
+		return s.await(ctx, s.raft.LeadershipTransfer())
+	}
+	m, err := s.Membership()
+	if err != nil {
+		return err
+	}
+	for _, server := range m.Servers {
+		if server.ID == id && server.Voter {
+			return s.await(ctx, s.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(server.Address)))
+		}
+	}
+	return fmt.Errorf("%w: server %s is not a voter", ErrRefused, id)
+}
+
+// Staleness says how old a read at this node may be that did not ask the leader.
+type Staleness struct {
+	// AppliedIndex is how far the log is applied here.
+	AppliedIndex uint64
+	// Known is false when no leader was ever heard; Age means nothing then.
+	Known bool
+	// Age is the time since the leader was last heard; 0 on the leader. What it had committed by then may not all be applied here yet.
+	Age time.Duration
+}
+
+// StaleRead says how stale the machine is here. It does not block, and asks nobody.
+func (s *Store) StaleRead() Staleness {
+	out := Staleness{AppliedIndex: s.raft.AppliedIndex()}
+	if s.Leadership().Leader {
+		out.Known = true
+		return out
+	}
+	if last := s.raft.LastContact(); !last.IsZero() {
+		out.Known, out.Age = true, time.Since(last)
+	}
+	return out
+}
