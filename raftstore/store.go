@@ -44,6 +44,8 @@ type Config struct {
 	Timeouts Timeouts
 	// SnapshotThreshold is after how many commands a snapshot is taken; 0 means 8192.
 	SnapshotThreshold uint64
+	// TrailingLogs is how many commands stay in the log behind a snapshot, for servers that lag; 0 means 10240. It is at least three times SnapshotThreshold.
+	TrailingLogs uint64
 	// Logger receives what operators should know; nil discards.
 	Logger *slog.Logger
 }
@@ -196,9 +198,11 @@ func (s *Store) raftConfig(cfg *Config) *raft.Config {
 	conf.NoLegacyTelemetry = true
 	if cfg.SnapshotThreshold > 0 {
 		conf.SnapshotThreshold = cfg.SnapshotThreshold
-		// More than twice the threshold stays, so that an older snapshot is still joined to the log.
-		conf.TrailingLogs = max(conf.TrailingLogs, 3*cfg.SnapshotThreshold)
 	}
+	if cfg.TrailingLogs > 0 {
+		conf.TrailingLogs = cfg.TrailingLogs
+	}
+	// More than twice the threshold stays, so that an older snapshot is still joined to the log.
 	conf.TrailingLogs = max(conf.TrailingLogs, 3*conf.SnapshotThreshold)
 	return conf
 }

@@ -1,0 +1,65 @@
+package raftstore_test
+
+import (
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/conveyor-etl/conveyor/raftstore"
+)
+
+func TestCluster_AServerBehindTheLogCatchesUpBySnapshot(t *testing.T) {
+	c := cluster(t, func(_ int, cfg *raftstore.Config) { cfg.SnapshotThreshold, cfg.TrailingLogs = 2, 6 })
+	lead := c.Leader()
+	behind := others(lead)[0]
+	c.write("first")
+	c.has(behind, "first")
+	c.Stop(behind)
+	filler := strings.Repeat("x", 100<<10)
+	for i := range 12 {
+		c.write(strconv.Itoa(i) + filler)
+	}
+	if err := c.Store(c.Leader()).Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	c.Start(behind)
+	c.has(behind, "first", "0"+filler, "11"+filler)
+	got, err := filepath.Glob(filepath.Join(c.Dir(behind), "snapshots", "*", "state.bin"))
+	if err != nil || len(got) == 0 {
+		t.Fatalf("no snapshot arrived: %v", err)
+	}
+	c.Stop(behind)
+	c.Start(behind)
+	c.write("last")
+	c.has(behind, "first", "11"+filler, "last")
+}
+
+func TestCluster_OneWayPartitionsEndInOneLeader(t *testing.T) {
+	t.Run("a follower hears nothing", func(t *testing.T) {
+		c := cluster(t, nil)
+		lead := c.Leader()
+		deaf := others(lead)[0]
+		c.has(deaf)
+		c.Block(lead, deaf)
+		for i := range 10 {
+			c.write(strconv.Itoa(i))
+		}
+		c.Leader()
+		c.Heal()
+		c.has(deaf, "0", "9")
+		c.Leader()
+	})
+	t.Run("a leader is not heard", func(t *testing.T) {
+		c := cluster(t, nil)
+		lead := c.Leader()
+		c.write("a")
+		for _, n := range others(lead) {
+			c.Block(lead, n)
+		}
+		c.write("b", others(lead)...)
+		c.Eventually("the mute leader steps down", func() bool { return !c.Store(lead).Leadership().Leader })
+		c.has(lead, "a", "b")
+		c.Leader()
+	})
+}
