@@ -84,7 +84,10 @@ func TestCluster_FoundsOnceAndKeepsCommandsWhenTheLeaderIsLost(t *testing.T) {
 }
 
 func TestCluster_LargeCommandsReachEveryServer(t *testing.T) {
-	c := cluster(t, nil)
+	// No leader is to be lost to a slow disk here.
+	c := cluster(t, func(_ int, cfg *raftstore.Config) {
+		cfg.Timeouts = raftstore.Timeouts{Heartbeat: 3 * time.Second, Election: 3 * time.Second, Lease: 3 * time.Second}
+	})
 	lead := c.Store(c.Leader())
 	want := make([]string, 12)
 	errs := make(chan error, len(want))

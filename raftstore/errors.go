@@ -18,6 +18,8 @@ var (
 	ErrTooLarge = errors.New("command is too large")
 	// ErrHalted is what every *HaltedError is.
 	ErrHalted = errors.New("state machine has halted")
+	// ErrDiskHangs is what Err says when a write of the log does not end.
+	ErrDiskHangs = errors.New("disk hangs")
 	// ErrInUse is returned by Open when another process uses the directory.
 	ErrInUse = errors.New("data directory is in use by another process")
 	// ErrSeveralServers is returned by Open without Peers when the directory belongs to a cluster of several servers.

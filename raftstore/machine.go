@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"sync"
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
@@ -61,10 +62,11 @@ func unseal(data []byte) ([]byte, error) {
 
 // fsm adapts a StateMachine to the library.
 type fsm struct {
-	machine StateMachine
-	applied atomic.Uint64
-	halted  atomic.Pointer[HaltedError]
-	failed  chan struct{}
+	machine  StateMachine
+	applied  atomic.Uint64
+	halted   atomic.Pointer[HaltedError]
+	failed   chan struct{}
+	failOnce sync.Once
 }
 
 // Apply implements raft.FSM. All calls come from one goroutine.
@@ -87,9 +89,11 @@ func (f *fsm) Apply(l *raft.Log) any {
 func (f *fsm) halt(index uint64, reason string) error {
 	err := &HaltedError{Index: index, Reason: reason}
 	f.halted.Store(err)
-	close(f.failed)
+	f.fail()
 	return err
 }
+
+func (f *fsm) fail() { f.failOnce.Do(func() { close(f.failed) }) }
 
 // Snapshot implements raft.FSM.
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {

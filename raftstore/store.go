@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -96,15 +97,18 @@ type Server struct {
 
 // Store is an open node. Its methods may be called concurrently.
 type Store struct {
-	self   *self
-	alone  bool // founded without peers, and so without timeouts for them
-	logger *slog.Logger
-	raft   *raft.Raft
-	log    *raftboltdb.BoltStore
-	trans  *transport
-	server *service
-	fsm    *fsm
-	notify chan bool
+	self      *self
+	alone     bool // founded without peers, and so without timeouts for them
+	logger    *slog.Logger
+	raft      *raft.Raft
+	log       *raftboltdb.BoltStore
+	watched   *watchedLog
+	hung      atomic.Pointer[error]
+	diskHangs chan struct{}
+	trans     *transport
+	server    *service
+	fsm       *fsm
+	notify    chan bool
 
 	mu      sync.Mutex
 	lead    Leadership
@@ -146,7 +150,7 @@ func Open(ctx context.Context, cfg Config, machine StateMachine) (*Store, error)
 	}
 	s := &Store{
 		alone: len(cfg.Peers) == 0, logger: logger, log: log, fsm: &fsm{machine: machine, failed: make(chan struct{})}, notify: make(chan bool, 16),
-		changed: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}),
+		changed: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}), diskHangs: make(chan struct{}), watched: &watchedLog{LogStore: log},
 	}
 	if err := s.start(&cfg, logger); err != nil {
 		if s.trans != nil {
@@ -155,6 +159,7 @@ func Open(ctx context.Context, cfg Config, machine StateMachine) (*Store, error)
 		return nil, errors.Join(err, s.log.Close())
 	}
 	s.wg.Go(s.watchLeadership)
+	s.wg.Go(s.watchDisk)
 	if !s.alone && s.self.get().ClusterID == "" {
 		s.wg.Go(func() { s.meet(&cfg) })
 	}
@@ -175,7 +180,7 @@ func (s *Store) start(cfg *Config, logger *slog.Logger) error {
 	if err := s.found(cfg, conf, snapshots); err != nil {
 		return err
 	}
-	if s.raft, err = raft.NewRaft(conf, s.fsm, s.log, s.log, snapshots, s.trans); err != nil {
+	if s.raft, err = raft.NewRaft(conf, s.fsm, s.watched, s.log, snapshots, s.trans); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
 	servers := s.raft.GetConfiguration()
@@ -370,11 +375,14 @@ func (s *Store) Snapshot() error {
 	return nil
 }
 
-// Failed is closed when the machine halted: this node serves nothing any more and should be stopped. Err says why.
+// Failed is closed when the machine halted, or the disk hangs: this node serves nothing any more and should be stopped. Err says why.
 func (s *Store) Failed() <-chan struct{} { return s.fsm.failed }
 
 // Err is nil until Failed is closed.
 func (s *Store) Err() error {
+	if err := s.hung.Load(); err != nil {
+		return *err
+	}
 	err := s.fsm.halted.Load()
 	if err == nil {
 		return nil // and not a nil pointer within an error
@@ -382,13 +390,26 @@ func (s *Store) Err() error {
 	return err
 }
 
-// Close stops the node and returns when it uses the directory no more. It may be called again.
+// Close stops the node and returns when it uses the directory no more. While the disk hangs it returns ErrDiskHangs instead of waiting for it: the directory stays
+// in use until the process ends. It may be called again.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		close(s.closing)
 		err := s.trans.stop() // or raft would wait for the answers of peers
-		err = errors.Join(err, s.raft.Shutdown().Error())
+		shut := make(chan error, 1)
+		go func() { shut <- s.raft.Shutdown().Error() }() // ends here, or with the process
+		var stopErr error
+		select {
+		case stopErr = <-shut:
+		case <-s.diskHangs:
+			stopErr = *s.hung.Load()
+		}
 		close(s.stopped)
+		if errors.Is(stopErr, ErrDiskHangs) {
+			s.closeErr = stopErr
+			return
+		}
+		err = errors.Join(err, stopErr)
 		s.wg.Wait()
 		s.setLeadership(Leadership{})
 		s.closeErr = errors.Join(err, s.log.Close())

@@ -24,7 +24,7 @@ type Config struct {
 	Servers int
 	// Machine makes the empty state machine of a server, at each of its starts.
 	Machine func(server int) raftstore.StateMachine
-	// Timeouts of the servers; zero values mean 250, 250 and 125 ms.
+	// Timeouts of the servers; zero values mean 500, 500 and 250 ms.
 	Timeouts raftstore.Timeouts
 	// Change alters the configuration of a server before it starts; nil leaves it.
 	Change func(server int, cfg *raftstore.Config)
@@ -51,7 +51,7 @@ type node struct {
 func New(t testing.TB, cfg Config) *Cluster {
 	t.Helper()
 	if cfg.Timeouts == (raftstore.Timeouts{}) {
-		cfg.Timeouts = raftstore.Timeouts{Heartbeat: 250 * time.Millisecond, Election: 250 * time.Millisecond, Lease: 125 * time.Millisecond}
+		cfg.Timeouts = raftstore.Timeouts{Heartbeat: 500 * time.Millisecond, Election: 500 * time.Millisecond, Lease: 250 * time.Millisecond}
 	}
 	c := &Cluster{t: t, cfg: cfg, dir: t.TempDir(), network: newNetwork(), nodes: map[int]*node{}}
 	t.Cleanup(func() {
