@@ -57,14 +57,22 @@ func printTable(w io.Writer, rows []row, rounds int) error {
 			floor = r.runs
 		}
 		of := ratios(r.runs, floor)
-		fmt.Fprintf(t, "%s\t%s\t%.0f\t%.2f (%.2f-%.2f)\t%.0f\t%.0f\t%.3f\t%.1f\t%.1f\t\n", r.workload, r.contender,
+		fmt.Fprintf(t, "%s\t%s\t%.0f\t%.2f (%.2f-%.2f)\t%.0f\t%.0f\t%.3f\t%s\t%s\t\n", r.workload, r.contender,
 			medianOf(r.runs, func(m measurement) float64 { return m.RecordsPerSecond }),
 			median(of), slices.Min(of), slices.Max(of),
 			medianOf(r.runs, func(m measurement) float64 { return m.CPUNanosPerRecord }),
 			medianOf(r.runs, func(m measurement) float64 { return m.CPUNanosPerHop }),
 			medianOf(r.runs, func(m measurement) float64 { return m.AllocsPerRecordHop }),
-			medianOf(r.runs, func(m measurement) float64 { return m.AckP50Millis }),
-			medianOf(r.runs, func(m measurement) float64 { return m.AckP99Millis }))
+			millis(medianOf(r.runs, func(m measurement) float64 { return m.AckP50Millis })),
+			millis(medianOf(r.runs, func(m measurement) float64 { return m.AckP99Millis })))
 	}
 	return t.Flush()
+}
+
+// millis is a latency, or a dash where the contender does not measure it.
+func millis(v float64) string {
+	if v == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f", v)
 }
