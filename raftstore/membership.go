@@ -85,7 +85,7 @@ func (s *Store) change(ctx context.Context, start func() raft.IndexFuture) (uint
 		return 0, fmt.Errorf("change the members: %w", err)
 	}
 	// What is left comes from before the change was written.
-	return 0, fmt.Errorf("%w: %s", ErrRefused, said(err))
+	return 0, fmt.Errorf("%w: %w", ErrRefused, said(err))
 }
 
 // said finds what raft said in an error of await.

@@ -22,7 +22,7 @@ type pipeline struct {
 	id      raft.ServerID
 	address raft.ServerAddress
 	stream  grpc.BidiStreamingClient[controlv1.AppendEntriesRequest, controlv1.AppendEntriesResponse]
-	ctx     context.Context
+	ctx     context.Context //nolint:containedctx // of the stream
 	cancel  context.CancelFunc
 	sent    chan *appending
 	done    chan raft.AppendFuture

@@ -160,7 +160,7 @@ func (s *service) RequestVote(ctx context.Context, m *controlv1.RequestVoteReque
 		return nil, err
 	}
 	got, err := s.ask(ctx, &raft.RequestVoteRequest{
-		RPCHeader: header(m.GetTarget()), Term: m.GetTerm(), Candidate: m.GetTarget().GetSenderAddress(), LastLogIndex: m.GetLastLogIndex(),
+		RPCHeader: header(m.GetTarget()), Term: m.GetTerm(), LastLogIndex: m.GetLastLogIndex(),
 		LastLogTerm: m.GetLastLogTerm(), LeadershipTransfer: m.GetLeadershipTransfer(),
 	}, nil)
 	if err != nil {

@@ -47,7 +47,7 @@ type transport struct {
 	short   time.Duration // bounds heartbeats, votes and probes
 
 	calls     chan raft.RPC
-	ctx       context.Context // ends with stop: every call in either direction ends with it
+	ctx       context.Context //nolint:containedctx // of the transport: every call in either direction ends with it
 	cancel    context.CancelFunc
 	mu        sync.Mutex
 	conns     map[connKey]*grpc.ClientConn

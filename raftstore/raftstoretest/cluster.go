@@ -91,7 +91,7 @@ func (c *Cluster) Start(server int) *raftstore.Store {
 	n := &node{store: store, server: grpc.NewServer(), served: make(chan struct{})}
 	controlv1.RegisterRaftServiceServer(n.server, store.RaftService())
 	lis := c.network.listen(Address(server))
-	go func() { defer close(n.served); n.server.Serve(lis) }()
+	go func() { defer close(n.served); _ = n.server.Serve(lis) }()
 	c.nodes[server] = n
 	return store
 }

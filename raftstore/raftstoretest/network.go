@@ -70,7 +70,7 @@ func (n *network) dial(ctx context.Context, l link) (net.Conn, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.blocked[l] {
-		c.Close()
+		_ = c.Close()
 		return nil, fmt.Errorf("%s does not reach %s", l.from, l.to)
 	}
 	n.conns[out] = true
@@ -88,7 +88,7 @@ func (n *network) block(l link) {
 	}
 	n.mu.Unlock()
 	for _, c := range cut {
-		c.Close()
+		_ = c.Close()
 	}
 }
 
