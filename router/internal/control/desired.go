@@ -73,7 +73,7 @@ func othersCompleted(p *statepb.Pipeline) bool {
 }
 
 func peer(view *state.View, p *statepb.Pipeline, e *statepb.Edge, stage string) *controlv1.Peer {
-	out := &controlv1.Peer{Stage: stage, When: e.GetWhen(), BestEffort: e.GetBestEffort(), Completed: state.Ended(p, stage)}
+	out := &controlv1.Peer{Stage: stage, When: e.GetWhen(), BestEffort: e.GetBestEffort(), Joins: topology.Joins(p.GetPlan(), e), Completed: state.Ended(p, stage)}
 	if a := view.Assignments[state.StageKey{Pipeline: p.GetName(), Stage: stage}]; a != nil {
 		out.SidecarId, out.Epoch = a.GetSidecarId(), epoch(view, a)
 		out.Address = view.Sessions[a.GetSidecarId()].GetAddress()
