@@ -68,7 +68,7 @@ func (s *service) ask(ctx context.Context, command any, data io.Reader) (any, er
 		return s.wait(ctx, answer)
 	case <-ctx.Done():
 		return nil, status.FromContextError(ctx.Err()).Err()
-	case <-s.t.ctx.Done():
+	case <-s.t.inbound.Done():
 		return nil, errStopping
 	}
 }
@@ -84,7 +84,7 @@ func (s *service) wait(ctx context.Context, answer <-chan raft.RPCResponse) (any
 		return r.Response, nil
 	case <-ctx.Done():
 		return nil, status.FromContextError(ctx.Err()).Err()
-	case <-s.t.ctx.Done():
+	case <-s.t.inbound.Done():
 		return nil, errStopping
 	}
 }
@@ -100,7 +100,7 @@ func (s *service) AppendEntries(stream grpc.BidiStreamingServer[controlv1.Append
 	go receiveAll(stream, received)
 	for {
 		select {
-		case <-s.t.ctx.Done():
+		case <-s.t.inbound.Done():
 			return errStopping
 		case r := <-received:
 			if errors.Is(r.err, io.EOF) {

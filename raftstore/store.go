@@ -222,6 +222,10 @@ func (s *Store) ServerID() string { return s.self.get().ServerID }
 // bounded number of them, and answers Unavailable after Close.
 func (s *Store) RaftService() controlv1.RaftServiceServer { return s.server }
 
+// Refuse ends the calls of peers that RaftService has under way, and refuses those that come later: a gRPC server can be stopped in order then, which would wait for
+// them otherwise. Who leads hands leadership over before. It may be called again.
+func (s *Store) Refuse() { s.trans.refuse() }
+
 // Propose replicates a command and waits until it is applied here. When ctx ends first, or leadership is lost, the error is ErrUnknownOutcome; ErrNotLeader
 // says that the command was not applied.
 func (s *Store) Propose(ctx context.Context, cmd []byte) (Result, error) {

@@ -49,6 +49,8 @@ type transport struct {
 	calls     chan raft.RPC
 	ctx       context.Context //nolint:containedctx // of the transport: every call in either direction ends with it
 	cancel    context.CancelFunc
+	inbound   context.Context //nolint:containedctx // of the calls of peers, which may end before this server's own
+	refuse    context.CancelFunc
 	mu        sync.Mutex
 	conns     map[connKey]*grpc.ClientConn
 	heartbeat func(raft.RPC)
@@ -68,6 +70,7 @@ func newTransport(self *self, cfg *Config) *transport {
 		t.dial = loopbackOnly
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.inbound, t.refuse = context.WithCancel(t.ctx)
 	return t
 }
 

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/status"
 
+	"github.com/conveyor-etl/conveyor/internal/env"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	"github.com/conveyor-etl/conveyor/router"
 )
@@ -68,8 +69,6 @@ func TestApply_OwnersDryRunsAndCommands(t *testing.T) {
 		t.Errorf("taken over: %v, %v", got, err)
 	}
 	_, err = n.admin.Apply(t.Context(), &controlv1.ApplyRequest{Manifests: in, Command: &controlv1.Command{ClientSession: 1}})
-	mustRefuse(t, err, "NOT_AVAILABLE")
-	_, err = controlv1.NewRaftServiceClient(n.conn).Probe(t.Context(), &controlv1.ProbeRequest{})
 	mustRefuse(t, err, "NOT_AVAILABLE")
 	_, err = controlv1.NewServiceRegistryClient(n.conn).RegisterService(t.Context(), &controlv1.RegisterServiceRequest{})
 	mustRefuse(t, err, "NOT_AVAILABLE")
@@ -159,9 +158,9 @@ func TestOps_TellsHealthReadinessAndMetrics(t *testing.T) {
 }
 
 func TestConfig_ReportsEveryFault(t *testing.T) {
-	cfg := router.Config{GRPCPort: 70000, NodeID: 0, Peers: "a:1,b", ListenHost: "0.0.0.0", AdvertiseAddress: "x", LogLevel: "loud", OpsPort: -1}
+	cfg := router.Config{GRPCPort: 70000, NodeID: 0, Peers: env.Peers{{ID: "x", Address: env.HostPort{Host: "192.0.2.1", Port: 1}}}, ListenHost: "0.0.0.0", AdvertiseAddress: "x", LogLevel: "loud", OpsPort: -1}
 	err := cfg.Validate()
-	for _, want := range []string{"GRPC_PORT", "OPS_PORT", "RAFT_NODE_ID", `RAFT_PEERS: "b": `, "several routers is not available", "DATA_DIR", "LISTEN_HOST", "ADVERTISE_ADDRESS", "LOG_LEVEL"} {
+	for _, want := range []string{"GRPC_PORT", "OPS_PORT", "RAFT_NODE_ID", `RAFT_PEERS: "x" is not a number`, "RAFT_PEERS: refused to connect to 192.0.2.1:1 without certificates", "RAFT_PEERS: does not list this router", "DATA_DIR", "LISTEN_HOST", "ADVERTISE_ADDRESS", "LOG_LEVEL"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("no fault %s in\n%v", want, err)
 		}

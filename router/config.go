@@ -4,13 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
+	"strconv"
 	"time"
 
 	"github.com/conveyor-etl/conveyor/internal/certs"
 	"github.com/conveyor-etl/conveyor/internal/env"
 	"github.com/conveyor-etl/conveyor/internal/logging"
 	"github.com/conveyor-etl/conveyor/internal/rpc"
+	"github.com/conveyor-etl/conveyor/raftstore"
 )
 
 // Config is what a router is told at its start. Fields with an env tag are set by users, through the environment, flags or a file; the others by programs that
@@ -20,8 +21,10 @@ type Config struct {
 	GRPCPort env.Port `env:"GRPC_PORT" flag:"grpc-port" default:"50051" desc:"port of the gRPC API"`
 	// NodeID is the number of this router in its cluster, from 1.
 	NodeID int `env:"RAFT_NODE_ID" flag:"raft-node-id" default:"1" desc:"number of this router in its cluster"`
-	// Peers lists the routers of the cluster as host:port, this one included. Empty founds a cluster of one, which is all that this version runs.
-	Peers string `env:"RAFT_PEERS" flag:"raft-peers" desc:"routers of the cluster, host:port,...; empty founds a cluster of one"`
+	// Peers lists the routers of the cluster as host:port, this one included; the position in the list, from 1, is NodeID, unless an entry says it: 3=host:port.
+	// They found the cluster once, when all of them run with empty data directories; a router with an empty one that meets a cluster waits to be added to it.
+	// Empty founds a cluster of one, which cannot be given others.
+	Peers env.Peers `env:"RAFT_PEERS" flag:"raft-peers" desc:"routers of the cluster, host:port,... in the order of their numbers; empty founds a cluster of one"`
 	// DataDir holds everything the router keeps: raft/ (log, snapshots, identity), dead-letters/ (the dead-letter store) and LOCK. One process at a time.
 	DataDir string `env:"DATA_DIR" flag:"data-dir" default:"./data" desc:"directory of the router's state"`
 	// OpsPort is the port of /metrics, /healthz and /readyz; 0 picks a free one.
@@ -43,6 +46,8 @@ type Config struct {
 	SessionTTL time.Duration
 	// Heartbeat is how often sidecars are told to report. Default 3 seconds, at most a third of SessionTTL.
 	Heartbeat time.Duration
+	// RaftTimeouts say how soon a lost leader is noticed; zero values mean raftstore's own. All routers of a cluster have the same.
+	RaftTimeouts raftstore.Timeouts
 	// DrainTimeout bounds how long a changed or deleted pipeline may take to finish what is in flight; then it is cut off and what was not checkpointed is read
 	// again. Default 1 minute.
 	DrainTimeout time.Duration
@@ -118,22 +123,34 @@ func (c *Config) Validate() error {
 }
 
 func (c *Config) validatePeers(fault func(string, ...any)) {
-	if strings.TrimSpace(c.Peers) == "" {
-		return
-	}
-	peers := strings.Split(c.Peers, ",")
-	for _, p := range peers {
-		p = strings.TrimSpace(p)
-		if _, hostport, ok := strings.Cut(p, "="); ok {
-			p = hostport
+	listed := false
+	for _, p := range c.peers() {
+		if n, err := strconv.Atoi(p.ServerName); err != nil || n < 1 {
+			fault("RAFT_PEERS: %q is not a number from 1, as RAFT_NODE_ID is", p.ServerName)
 		}
-		if _, err := env.ParseHostPort(p); err != nil {
-			fault("RAFT_PEERS: %q: %w", p, err)
+		if err := rpc.CheckDial(p.Address, c.hasTLS()); err != nil {
+			fault("RAFT_PEERS: %w", err)
+		}
+		if p.ServerName != strconv.Itoa(c.NodeID) {
+			continue
+		}
+		listed = true
+		if c.AdvertiseAddress != "" && c.AdvertiseAddress != p.Address {
+			fault("ADVERTISE_ADDRESS: %s is not what RAFT_PEERS says of router %d, %s", c.AdvertiseAddress, c.NodeID, p.Address)
 		}
 	}
-	if len(peers) > 1 {
-		fault("RAFT_PEERS: names %d routers, and a cluster of several routers is not available in this version: leave it empty", len(peers))
+	if len(c.Peers) > 0 && !listed {
+		fault("RAFT_PEERS: does not list this router, whose RAFT_NODE_ID is %d: list all routers of the cluster, this one included", c.NodeID)
 	}
+}
+
+// peers is Peers as raftstore wants them.
+func (c *Config) peers() []raftstore.Peer {
+	out := make([]raftstore.Peer, len(c.Peers))
+	for i, p := range c.Peers {
+		out[i] = raftstore.Peer{ServerName: p.ID, Address: p.Address.String()}
+	}
+	return out
 }
 
 func (c *Config) setDefaults() {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +24,7 @@ import (
 	"github.com/conveyor-etl/conveyor/raftstore"
 	"github.com/conveyor-etl/conveyor/router/internal/api"
 	"github.com/conveyor-etl/conveyor/router/internal/control"
+	"github.com/conveyor-etl/conveyor/router/internal/forward"
 	"github.com/conveyor-etl/conveyor/router/internal/letters"
 	"github.com/conveyor-etl/conveyor/router/internal/replay"
 	"github.com/conveyor-etl/conveyor/router/internal/state"
@@ -36,6 +38,12 @@ const (
 
 // drainCalls bounds how long a stop waits for calls in progress.
 const drainCalls = 5 * time.Second
+
+const (
+	readyPoll = 10 * time.Millisecond
+	// maxForwarded is the largest answer that a router passes on: a page of records.
+	maxForwarded = 16 << 20
+)
 
 // Router is one control-plane node.
 type Router struct {
@@ -57,8 +65,8 @@ type Router struct {
 	controller *control.Controller
 	broker     *replay.Broker
 	server     *rpc.Server
+	forwarder  *forward.Forwarder
 	onStop     func(func()) (forget func() bool) // calls when the router begins to stop, before the server drains
-	isStopping func() bool
 	stopCalls  context.CancelFunc
 }
 
@@ -76,7 +84,6 @@ func New(cfg Config, logger *slog.Logger) (*Router, error) {
 	stopping, stop := context.WithCancel(context.Background())
 	r.stopCalls = stop
 	r.onStop = func(f func()) func() bool { return context.AfterFunc(stopping, f) }
-	r.isStopping = func() bool { return stopping.Err() != nil }
 	var err error
 	if cfg.hasTLS() {
 		if r.certs, err = certs.Load(cfg.TLS, logger); err != nil {
@@ -128,7 +135,7 @@ func (r *Router) OpsAddr() net.Addr {
 	return r.ops.Addr()
 }
 
-// Ready is closed when the router leads its cluster and answers.
+// Ready is closed when the router leads its cluster, or knows who does, and answers.
 func (r *Router) Ready() <-chan struct{} { return r.ready }
 
 // Close gives the ports of a router back that is not run. It may be called again.
@@ -180,15 +187,45 @@ func (r *Router) openDir(context.Context) (err error) {
 }
 
 func (r *Router) openRaft(ctx context.Context) (err error) {
-	address, err := r.advertised()
-	if err != nil {
-		return err
+	cfg := raftstore.Config{
+		Dir: filepath.Join(r.cfg.DataDir, raftDir), ServerName: strconv.Itoa(r.cfg.NodeID), Peers: r.cfg.peers(), DialOptions: r.dialOptions,
+		Timeouts: r.cfg.RaftTimeouts, Logger: r.logger,
+	}
+	for _, p := range cfg.Peers {
+		if p.ServerName == cfg.ServerName {
+			cfg.Address = p.Address
+		}
+	}
+	if cfg.Address == "" {
+		if cfg.Address, err = r.advertised(); err != nil {
+			return err
+		}
 	}
 	r.machine = state.New()
-	r.store, err = raftstore.Open(ctx, raftstore.Config{
-		Dir: filepath.Join(r.cfg.DataDir, raftDir), ServerName: strconv.Itoa(r.cfg.NodeID), Address: address, Logger: r.logger,
-	}, r.machine)
+	r.store, err = raftstore.Open(ctx, cfg, r.machine)
 	return err
+}
+
+// dialOptions are those for another router.
+func (r *Router) dialOptions(address string) ([]grpc.DialOption, error) {
+	cfg := r.dialConfig()
+	if err := rpc.CheckDial(address, cfg.TLS != nil); err != nil {
+		return nil, err
+	}
+	return rpc.DialOptions(cfg), nil
+}
+
+func (r *Router) dialConfig() rpc.DialConfig {
+	cfg := rpc.DialConfig{MaxMessageBytes: maxForwarded}
+	if r.certs != nil {
+		cfg.TLS = r.certs.ClientCredentials()
+	}
+	return cfg
+}
+
+// dial connects to another router.
+func (r *Router) dial(address string) (*grpc.ClientConn, error) {
+	return rpc.Dial(address, r.dialConfig())
 }
 
 func (r *Router) advertised() (string, error) {
@@ -238,35 +275,61 @@ func (r *Router) makeController(context.Context) error {
 	return nil
 }
 
-// makeServer waits until this router leads: until then it could only turn callers away.
-func (r *Router) makeServer(ctx context.Context) error {
-	for _, ready := range []<-chan struct{}{r.controller.Ready(), r.letters.Opened()} {
-		select {
-		case <-ready:
-		case <-r.store.Failed():
-			return r.store.Err()
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+func (r *Router) makeServer(context.Context) error {
+	r.forwarder = forward.New(r.forwarding())
+	cfg := rpc.ServerConfig{
+		Logger: r.logger,
+		Unary:  []grpc.UnaryServerInterceptor{r.countUnary, r.forwarder.Unary},
+		Stream: []grpc.StreamServerInterceptor{r.countStream, r.forwarder.Stream},
 	}
-	cfg := rpc.ServerConfig{Logger: r.logger, Unary: []grpc.UnaryServerInterceptor{r.countUnary}, Stream: []grpc.StreamServerInterceptor{r.countStream}}
 	if r.certs != nil {
 		cfg.TLS = r.certs.ServerCredentials()
 	}
 	r.server = rpc.NewServer(cfg)
 	api.Register(r.server, api.Config{
-		Controller: r.controller, Machine: r.machine, Store: r.store, Letters: r.letters, Broker: r.broker,
-		SessionTTL: r.cfg.SessionTTL, HeartbeatEvery: r.cfg.Heartbeat, Logger: r.logger, OnStop: r.onStop, IsStopping: r.isStopping,
+		Controller: r.controller, Machine: r.machine, Store: r.store, Letters: r.letters, Broker: r.broker, Dial: r.dial, RaftService: r.store.RaftService(),
+		SessionTTL: r.cfg.SessionTTL, HeartbeatEvery: r.cfg.Heartbeat, Logger: r.logger, OnStop: r.onStop,
 	})
 	return nil
 }
 
+// serve answers at once, because routers must meet before one of them leads; calls wait for that.
 func (r *Router) serve(ctx context.Context) error {
-	// Long streams end first; otherwise the graceful stop would wait for them.
-	defer context.AfterFunc(ctx, r.stopCalls)()
-	close(r.ready)
-	r.logger.Info("router is ready", "address", r.lis.Addr().String(), "cluster", r.store.ClusterID(), "server", r.store.ServerID())
-	return r.server.Serve(ctx, r.lis, drainCalls)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { r.awaitReady(ctx) })
+	drain, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	wg.Go(func() {
+		<-ctx.Done()
+		// Whoever leads next is there before this router's callers look for it. Long streams end first; otherwise the graceful stop would wait for them.
+		r.handOver()
+		r.stopCalls()
+		r.store.Refuse()
+		cancel()
+	})
+	err := r.server.Serve(drain, r.lis, drainCalls)
+	return errors.Join(err, r.forwarder.Close())
+}
+
+// awaitReady closes ready when this router can answer: it leads, or knows who does.
+func (r *Router) awaitReady(ctx context.Context) {
+	tick := time.NewTicker(readyPoll)
+	defer tick.Stop()
+	for opened := r.letters.Opened(); ; {
+		if _, leads := r.controller.Leading(); opened == nil && (leads || r.leader().address != "") {
+			close(r.ready)
+			r.logger.Info("router is ready", "address", r.lis.Addr().String(), "cluster", r.store.ClusterID(), "server", r.store.ServerID(), "leader", r.store.Leader())
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-opened:
+			opened = nil
+		case <-tick.C:
+		}
+	}
 }
 
 func (r *Router) watchCerts(ctx context.Context) error {
@@ -274,15 +337,6 @@ func (r *Router) watchCerts(ctx context.Context) error {
 		return nil
 	}
 	return r.certs.Watch(ctx, 0)
-}
-
-func (r *Router) checkLeader(ctx context.Context) error {
-	select {
-	case <-r.ready:
-		return r.store.Read(ctx)
-	default:
-		return errors.New("the router is starting")
-	}
 }
 
 func (r *Router) checkLetters(ctx context.Context) error {

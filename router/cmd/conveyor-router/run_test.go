@@ -17,7 +17,7 @@ func TestRun_TellsWhatItWasAskedFor(t *testing.T) {
 		{args: []string{"--help"}, exit: 0, want: "RAFT_PEERS"},
 		{args: []string{"--print-config"}, env: map[string]string{"OPS_PORT": "9999"}, exit: 0, want: "ops-port: 9999"},
 		{args: []string{"--ops-port", "x"}, env: map[string]string{"RAFT_PEERS": "a:b"}, exit: 2, want: "RAFT_PEERS"},
-		{args: []string{"--raft-peers", "a:1,b:1"}, exit: 2, want: "several routers is not available"},
+		{args: []string{"--raft-peers", "127.0.0.1:1,127.0.0.1:2", "--raft-node-id", "3"}, exit: 2, want: "does not list this router"},
 		{args: []string{"--listen-host", "192.0.2.1"}, exit: 2, want: "without certificates"},
 	} {
 		var out bytes.Buffer

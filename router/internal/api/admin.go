@@ -61,13 +61,27 @@ func (a *admin) view(ctx context.Context) (*state.View, error) {
 	return a.Machine.View(), nil
 }
 
+// viewOrStale is what this router knows by itself when the caller asks for that, with how old it may be, and a linearizable reading otherwise.
+func (a *admin) viewOrStale(ctx context.Context, req interface{ GetStale() bool }) (*state.View, *controlv1.Staleness, error) {
+	if !req.GetStale() {
+		view, err := a.view(ctx)
+		return view, nil, err
+	}
+	// Asked before the reading, so that this is no younger than it says.
+	s := a.Store.StaleRead()
+	view := a.Machine.View()
+	return view, &controlv1.Staleness{
+		ServerId: a.Store.ServerID(), AppliedIndex: view.Index, Known: s.Known, AgeMillis: uint64(s.Age.Milliseconds()),
+	}, nil
+}
+
 // GetResource implements controlv1.AdminServiceServer.
 func (a *admin) GetResource(ctx context.Context, req *controlv1.GetResourceRequest) (*controlv1.GetResourceResponse, error) {
 	key := keyOf(req.GetRef())
 	if err := checkKind(key.Kind); err != nil {
 		return nil, err
 	}
-	view, err := a.view(ctx)
+	view, staleness, err := a.viewOrStale(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +89,7 @@ func (a *admin) GetResource(ctx context.Context, req *controlv1.GetResourceReque
 	if r == nil {
 		return nil, fail(codes.NotFound, reasonNotFound, "there is no %s %s/%s", key.Kind, key.Namespace, key.Name)
 	}
-	return &controlv1.GetResourceResponse{Resource: toResource(r)}, nil
+	return &controlv1.GetResourceResponse{Resource: toResource(r), Staleness: staleness}, nil
 }
 
 // ListResources implements controlv1.AdminServiceServer.
@@ -85,11 +99,11 @@ func (a *admin) ListResources(ctx context.Context, req *controlv1.ListResourcesR
 			return nil, err
 		}
 	}
-	view, err := a.view(ctx)
+	view, staleness, err := a.viewOrStale(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	resp := &controlv1.ListResourcesResponse{Revision: view.Index}
+	resp := &controlv1.ListResourcesResponse{Revision: view.Index, Staleness: staleness}
 	for _, key := range slices.SortedFunc(maps.Keys(view.Resources), state.CompareResources) {
 		if selects(req.GetKind(), req.GetNamespace(), key.Kind, key.Namespace) {
 			resp.Resources = append(resp.Resources, toResource(view.Resources[key]))
@@ -159,7 +173,8 @@ func (a *admin) DeleteResource(ctx context.Context, req *controlv1.DeleteResourc
 
 // GetPipelineStatus implements controlv1.AdminServiceServer.
 func (a *admin) GetPipelineStatus(ctx context.Context, req *controlv1.GetPipelineStatusRequest) (*controlv1.GetPipelineStatusResponse, error) {
-	if _, err := a.view(ctx); err != nil {
+	_, staleness, err := a.viewOrStale(ctx, req)
+	if err != nil {
 		return nil, err
 	}
 	key := keyOf(&controlv1.ResourceRef{Namespace: req.GetNamespace(), Name: req.GetName()})
@@ -167,7 +182,7 @@ func (a *admin) GetPipelineStatus(ctx context.Context, req *controlv1.GetPipelin
 	if !ok {
 		return nil, fail(codes.NotFound, reasonNotFound, "there is no %s %s/%s", dsl.KindPipeline, key.Namespace, key.Name)
 	}
-	return &controlv1.GetPipelineStatusResponse{Status: s}, nil
+	return &controlv1.GetPipelineStatusResponse{Status: s, Staleness: staleness}, nil
 }
 
 // RestartPipeline implements controlv1.AdminServiceServer.
@@ -198,8 +213,8 @@ func (a *admin) RestartPipeline(ctx context.Context, req *controlv1.RestartPipel
 }
 
 // ListSidecars implements controlv1.AdminServiceServer.
-func (a *admin) ListSidecars(ctx context.Context, _ *controlv1.ListSidecarsRequest) (*controlv1.ListSidecarsResponse, error) {
-	view, err := a.view(ctx)
+func (a *admin) ListSidecars(ctx context.Context, req *controlv1.ListSidecarsRequest) (*controlv1.ListSidecarsResponse, error) {
+	view, staleness, err := a.viewOrStale(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -207,35 +222,13 @@ func (a *admin) ListSidecars(ctx context.Context, _ *controlv1.ListSidecarsReque
 	for _, as := range view.Assignments {
 		stages[as.GetSidecarId()]++
 	}
-	resp := &controlv1.ListSidecarsResponse{}
+	resp := &controlv1.ListSidecarsResponse{Staleness: staleness}
 	for _, id := range state.SortedKeys(view.Sessions) {
 		s := view.Sessions[id]
 		resp.Sidecars = append(resp.Sidecars, &controlv1.Sidecar{
 			Session: &controlv1.Session{SidecarId: id, Epoch: s.GetEpoch()}, Address: s.GetAddress(), HostName: s.GetHostName(), Version: s.GetVersion(),
 			Endpoints: control.Endpoints(s), Stages: stages[id], RegisteredAt: timestamppb.New(time.Unix(0, s.GetRegisteredAtUnixNano())),
 		})
-	}
-	return resp, nil
-}
-
-// GetCluster implements controlv1.AdminServiceServer.
-func (a *admin) GetCluster(ctx context.Context, _ *controlv1.GetClusterRequest) (*controlv1.GetClusterResponse, error) {
-	view, err := a.view(ctx)
-	if err != nil {
-		return nil, err
-	}
-	resp := &controlv1.GetClusterResponse{
-		ClusterId: view.ClusterID, Incarnation: view.Incarnation, ServerId: a.Store.ServerID(), LeaderId: a.Store.Leader(), AppliedIndex: a.Machine.Index(),
-	}
-	servers, err := a.Store.Servers()
-	if err != nil {
-		return nil, toWire(err)
-	}
-	for _, s := range servers {
-		resp.Servers = append(resp.Servers, &controlv1.ClusterServer{Id: s.ID, Address: s.Address, Voter: s.Voter})
-	}
-	if resp.DeadLetters, err = a.Letters.Count(ctx); err != nil {
-		resp.DeadLetterProblem = err.Error()
 	}
 	return resp, nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"iter"
 	"log/slog"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -20,9 +21,14 @@ import (
 // Store is what the API needs of raftstore.
 type Store interface {
 	Read(ctx context.Context) error
+	StaleRead() raftstore.Staleness
 	ServerID() string
 	Leader() string
-	Servers() ([]raftstore.Server, error)
+	Membership() (raftstore.Membership, error)
+	AddLearner(ctx context.Context, id, address string, prevIndex uint64) (uint64, error)
+	Promote(ctx context.Context, id string, prevIndex uint64) (uint64, error)
+	Remove(ctx context.Context, id string, prevIndex uint64) (uint64, error)
+	TransferLeadership(ctx context.Context, id string) error
 }
 
 // Letters is what the API needs of the dead-letter store.
@@ -36,19 +42,21 @@ type Letters interface {
 
 // Config is what the API stands on. All fields are required.
 type Config struct {
-	Controller     *control.Controller
-	Machine        *state.Machine
-	Store          Store
-	Letters        Letters
-	Broker         *replay.Broker
+	Controller *control.Controller
+	Machine    *state.Machine
+	Store      Store
+	Letters    Letters
+	Broker     *replay.Broker
+	// Dial connects to another router.
+	Dial func(address string) (*grpc.ClientConn, error)
+	// RaftService is what other routers call.
+	RaftService    controlv1.RaftServiceServer
 	SessionTTL     time.Duration
 	HeartbeatEvery time.Duration
 	Logger         *slog.Logger
 	// OnStop calls a function when the router begins to stop, or has begun already, unless the returned function was called before: long streams end then, so
 	// that a graceful stop need not wait for them.
 	OnStop func(func()) (forget func() bool)
-	// IsStopping reports whether it has begun.
-	IsStopping func() bool
 }
 
 // Register registers all services, those that this version refuses included.
@@ -57,20 +65,31 @@ func Register(srv grpc.ServiceRegistrar, cfg Config) {
 	controlv1.RegisterSidecarCoordinatorServer(srv, &coordinator{Config: cfg})
 	controlv1.RegisterDeadLetterServiceServer(srv, &deadLetters{Config: cfg})
 	controlv1.RegisterServiceRegistryServer(srv, registry{})
-	controlv1.RegisterRaftServiceServer(srv, raftService{})
+	controlv1.RegisterRaftServiceServer(srv, cfg.RaftService)
 }
 
-// streamContext ends with the call or when the router stops.
-func (c *Config) streamContext(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	forget := c.OnStop(cancel)
-	return ctx, func() { forget(); cancel() }
-}
-
-// stopped is the error of a stream that ended: by the caller, or with the router.
-func (c *Config) stopped(ctx context.Context) error {
-	if c.IsStopping() {
-		return toWire(raftstore.ErrClosed)
+// Own reports whether every router answers a method itself, and does not pass it on to the leader.
+func Own(fullMethod string) bool {
+	service, _, _ := strings.Cut(strings.TrimPrefix(fullMethod, "/"), "/")
+	switch service {
+	case controlv1.AdminService_ServiceDesc.ServiceName, controlv1.SidecarCoordinator_ServiceDesc.ServiceName,
+		controlv1.DeadLetterService_ServiceDesc.ServiceName, controlv1.ServiceRegistry_ServiceDesc.ServiceName:
+		return false
 	}
-	return toWire(context.Cause(ctx))
+	return true
 }
+
+// streamContext ends with the call, when the router stops, and when it leads no more: a stream of one that was left behind would fall silent.
+func (c *Config) streamContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	forgetStop := c.OnStop(func() { cancel(raftstore.ErrClosed) })
+	leading, ok := c.Controller.Leading()
+	if !ok {
+		cancel(raftstore.ErrNotLeader)
+	}
+	forgetLead := context.AfterFunc(leading, func() { cancel(raftstore.ErrNotLeader) })
+	return ctx, func() { forgetStop(); forgetLead(); cancel(nil) }
+}
+
+// stopped is the error of a stream that ended: by the caller, or with the router or its leadership.
+func (c *Config) stopped(ctx context.Context) error { return toWire(context.Cause(ctx)) }

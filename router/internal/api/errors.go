@@ -34,6 +34,8 @@ const (
 	reasonLimitExceeded          = "LIMIT_EXCEEDED"
 	reasonInvalidRequest         = "INVALID_REQUEST"
 	reasonHalted                 = "HALTED"
+	reasonLagging                = "LAGGING"
+	reasonRouterUnreachable      = "ROUTER_UNREACHABLE"
 )
 
 // fail makes an error for the wire.
@@ -56,6 +58,19 @@ func notAvailable(what string) error {
 	return fail(codes.Unimplemented, reasonNotAvailable, "%s is not available in this version", what)
 }
 
+// NoQuorum is what callers are told when nobody leads, for a reason.
+func NoQuorum(why string) error {
+	return fail(codes.Unavailable, reasonNoQuorum, "no router leads the cluster: %s", why)
+}
+
+// NotLeader is what a router that does not lead tells one that passed a call on to it.
+func NotLeader() error { return toWire(raftstore.ErrNotLeader) }
+
+// LeaderLost is what callers are told when the leader did not answer a call that was passed on to it.
+func LeaderLost(leader string, cause error) error {
+	return fail(codes.Unavailable, reasonNoQuorum, "router %s, which leads the cluster, did not answer: %v; a change may or may not have been made", leader, cause)
+}
+
 // toWire maps the errors of the parts to those of the wire. What is on the wire already passes.
 func toWire(err error) error {
 	var rejection *state.RejectedError
@@ -74,6 +89,10 @@ func toWire(err error) error {
 		return fail(codes.Unavailable, reasonHalted, "this router has stopped: %v", err)
 	case errors.Is(err, raftstore.ErrUnknownOutcome):
 		return fail(codes.Unavailable, reasonNoQuorum, "the cluster did not confirm in time; the change may or may not have been made")
+	case errors.Is(err, raftstore.ErrAlone):
+		return fail(codes.FailedPrecondition, reasonConflict, "this router was founded alone, without RAFT_PEERS: it has no other members, and can be given none")
+	case errors.Is(err, raftstore.ErrRefused):
+		return fail(codes.FailedPrecondition, reasonConflict, "the members of the cluster were not changed: %v", err)
 	case errors.Is(err, raftstore.ErrClosed):
 		return fail(codes.Unavailable, reasonNotLeader, "the router is stopping")
 	case errors.Is(err, dlq.ErrNotFound):

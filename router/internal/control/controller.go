@@ -51,9 +51,9 @@ type Controller struct {
 	leases   *session.Leases
 	reports  *status.Reports
 	hosts    *hosts
-	ready    chan struct{}
 
 	mu       sync.Mutex
+	leading  context.Context //nolint:containedctx // of the present leadership, or nil; guarded by mu
 	unplaced map[placement.Key]string
 	since    map[conditionKey]conditionState
 	drains   map[drain]time.Time
@@ -70,13 +70,27 @@ type drain struct {
 func New(cfg Config, store Store, machine *state.Machine) *Controller {
 	return &Controller{
 		cfg: cfg, store: store, machine: machine, compiler: topology.NewCompiler(), leases: session.New(cfg.SessionTTL), reports: status.New(),
-		hosts: newHosts(cfg.Resolver), ready: make(chan struct{}), drains: map[drain]time.Time{}, since: map[conditionKey]conditionState{},
+		hosts: newHosts(cfg.Resolver), drains: map[drain]time.Time{}, since: map[conditionKey]conditionState{},
 		holds: newHolds(),
 	}
 }
 
-// Ready is closed when this router leads and its state knows its cluster.
-func (c *Controller) Ready() <-chan struct{} { return c.ready }
+// Leading returns a context that ends when this router's leadership does. While it does not lead, or its state does not know its cluster yet, ok is false and
+// the context has ended.
+func (c *Controller) Leading() (ctx context.Context, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.leading != nil && c.leading.Err() == nil {
+		return c.leading, true
+	}
+	return ended, false
+}
+
+var ended = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
 
 // Leases are those of the sessions.
 func (c *Controller) Leases() *session.Leases { return c.leases }
@@ -121,6 +135,8 @@ func (c *Controller) Run(ctx context.Context) {
 		lead, cancel := context.WithCancel(ctx)
 		stop = cancel
 		c.leases.Reset()
+		// What was heard in an earlier leadership may have changed since.
+		c.reports.Reset()
 		wg.Go(func() { c.lead(lead) })
 		wg.Go(func() { c.leases.Run(lead, c.expire) })
 	}
@@ -140,20 +156,17 @@ func (c *Controller) expire(ctx context.Context, sidecar string, epoch uint64) {
 
 // lead runs until leadership ends. What fails is tried again at the next change or tick.
 func (c *Controller) lead(ctx context.Context) {
-	if c.machine.View().ClusterID == "" {
-		found := &statepb.Found{ClusterId: c.store.ClusterID(), Incarnation: 1}
-		if _, err := c.Propose(ctx, &statepb.Command{Kind: &statepb.Command_Found{Found: found}}); err != nil {
-			if ctx.Err() == nil {
-				c.cfg.Logger.Error("cluster could not be founded", "err", err)
-			}
-			return
-		}
+	if !c.found(ctx) {
+		return
 	}
-	select {
-	case <-c.ready:
-	default:
-		close(c.ready)
-	}
+	c.mu.Lock()
+	c.leading = ctx
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		c.leading = nil
+		c.mu.Unlock()
+	}()
 	tick := time.NewTicker(reconcileEvery)
 	defer tick.Stop()
 	for {
@@ -170,4 +183,22 @@ func (c *Controller) lead(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// found gives the state the id of its cluster, once; false when leadership ended before.
+func (c *Controller) found(ctx context.Context) bool {
+	for c.machine.View().ClusterID == "" {
+		found := &statepb.Found{ClusterId: c.store.ClusterID(), Incarnation: 1}
+		if _, err := c.Propose(ctx, &statepb.Command{Kind: &statepb.Command_Found{Found: found}}); err == nil {
+			break
+		} else if ctx.Err() == nil {
+			c.cfg.Logger.Error("cluster could not be founded; it is tried again", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(reconcileEvery):
+		}
+	}
+	return true
 }

@@ -50,6 +50,13 @@ type lane struct {
 // New returns empty reports.
 func New() *Reports { return &Reports{pipelines: map[string]*pipeline{}} }
 
+// Reset forgets all reports.
+func (r *Reports) Reset() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pipelines = map[string]*pipeline{}
+}
+
 // Accept says whether a report about a pipeline's generation is wanted: it is not about a pipeline that this router does not know.
 type Accept func(pipeline string, generation uint64) bool
 

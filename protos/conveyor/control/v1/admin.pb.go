@@ -320,16 +320,91 @@ func (x *ApplyResult) GetWarnings() []string {
 	return nil
 }
 
+// Staleness says how old an answer may be that did not come from the leader.
+type Staleness struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// server_id of the router that answered.
+	ServerId string `protobuf:"bytes,1,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	// applied_index is how far the state had come there.
+	AppliedIndex uint64 `protobuf:"varint,2,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	// known is false when that router has never heard of a leader; age_millis means nothing then.
+	Known bool `protobuf:"varint,3,opt,name=known,proto3" json:"known,omitempty"`
+	// age_millis since the leader was last heard there; what it had written by then may be missing too, if it came just before.
+	AgeMillis     uint64 `protobuf:"varint,4,opt,name=age_millis,json=ageMillis,proto3" json:"age_millis,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Staleness) Reset() {
+	*x = Staleness{}
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Staleness) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Staleness) ProtoMessage() {}
+
+func (x *Staleness) ProtoReflect() protoreflect.Message {
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Staleness.ProtoReflect.Descriptor instead.
+func (*Staleness) Descriptor() ([]byte, []int) {
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Staleness) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *Staleness) GetAppliedIndex() uint64 {
+	if x != nil {
+		return x.AppliedIndex
+	}
+	return 0
+}
+
+func (x *Staleness) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+func (x *Staleness) GetAgeMillis() uint64 {
+	if x != nil {
+		return x.AgeMillis
+	}
+	return 0
+}
+
 type GetResourceRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ref           *ResourceRef           `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ref   *ResourceRef           `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// stale lets the router that is asked answer by itself, without the leader.
+	Stale         bool `protobuf:"varint,2,opt,name=stale,proto3" json:"stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetResourceRequest) Reset() {
 	*x = GetResourceRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[4]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -341,7 +416,7 @@ func (x *GetResourceRequest) String() string {
 func (*GetResourceRequest) ProtoMessage() {}
 
 func (x *GetResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[4]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -354,7 +429,7 @@ func (x *GetResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResourceRequest.ProtoReflect.Descriptor instead.
 func (*GetResourceRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetResourceRequest) GetRef() *ResourceRef {
@@ -364,16 +439,25 @@ func (x *GetResourceRequest) GetRef() *ResourceRef {
 	return nil
 }
 
+func (x *GetResourceRequest) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
 type GetResourceResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Resource      *Resource              `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Resource *Resource              `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	// staleness is set in a stale answer.
+	Staleness     *Staleness `protobuf:"bytes,2,opt,name=staleness,proto3" json:"staleness,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetResourceResponse) Reset() {
 	*x = GetResourceResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[5]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -385,7 +469,7 @@ func (x *GetResourceResponse) String() string {
 func (*GetResourceResponse) ProtoMessage() {}
 
 func (x *GetResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[5]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -398,7 +482,7 @@ func (x *GetResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResourceResponse.ProtoReflect.Descriptor instead.
 func (*GetResourceResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetResourceResponse) GetResource() *Resource {
@@ -408,18 +492,27 @@ func (x *GetResourceResponse) GetResource() *Resource {
 	return nil
 }
 
+func (x *GetResourceResponse) GetStaleness() *Staleness {
+	if x != nil {
+		return x.Staleness
+	}
+	return nil
+}
+
 type ListResourcesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Kind  string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// namespace; empty lists all.
-	Namespace     string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// stale: see GetResourceRequest.
+	Stale         bool `protobuf:"varint,3,opt,name=stale,proto3" json:"stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListResourcesRequest) Reset() {
 	*x = ListResourcesRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[6]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -431,7 +524,7 @@ func (x *ListResourcesRequest) String() string {
 func (*ListResourcesRequest) ProtoMessage() {}
 
 func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[6]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -444,7 +537,7 @@ func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ListResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListResourcesRequest) GetKind() string {
@@ -461,18 +554,26 @@ func (x *ListResourcesRequest) GetNamespace() string {
 	return ""
 }
 
+func (x *ListResourcesRequest) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
 type ListResourcesResponse struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Resources []*Resource            `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"`
 	// revision of the state that was read; a watch may begin there.
-	Revision      uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision      uint64     `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	Staleness     *Staleness `protobuf:"bytes,3,opt,name=staleness,proto3" json:"staleness,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListResourcesResponse) Reset() {
 	*x = ListResourcesResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[7]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -484,7 +585,7 @@ func (x *ListResourcesResponse) String() string {
 func (*ListResourcesResponse) ProtoMessage() {}
 
 func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[7]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -497,7 +598,7 @@ func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ListResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListResourcesResponse) GetResources() []*Resource {
@@ -514,6 +615,13 @@ func (x *ListResourcesResponse) GetRevision() uint64 {
 	return 0
 }
 
+func (x *ListResourcesResponse) GetStaleness() *Staleness {
+	if x != nil {
+		return x.Staleness
+	}
+	return nil
+}
+
 type WatchResourcesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -525,7 +633,7 @@ type WatchResourcesRequest struct {
 
 func (x *WatchResourcesRequest) Reset() {
 	*x = WatchResourcesRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[8]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -537,7 +645,7 @@ func (x *WatchResourcesRequest) String() string {
 func (*WatchResourcesRequest) ProtoMessage() {}
 
 func (x *WatchResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[8]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -550,7 +658,7 @@ func (x *WatchResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResourcesRequest.ProtoReflect.Descriptor instead.
 func (*WatchResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WatchResourcesRequest) GetKind() string {
@@ -585,7 +693,7 @@ type WatchResourcesResponse struct {
 
 func (x *WatchResourcesResponse) Reset() {
 	*x = WatchResourcesResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[9]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -597,7 +705,7 @@ func (x *WatchResourcesResponse) String() string {
 func (*WatchResourcesResponse) ProtoMessage() {}
 
 func (x *WatchResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[9]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -610,7 +718,7 @@ func (x *WatchResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResourcesResponse.ProtoReflect.Descriptor instead.
 func (*WatchResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WatchResourcesResponse) GetRevision() uint64 {
@@ -644,7 +752,7 @@ type DeleteResourceRequest struct {
 
 func (x *DeleteResourceRequest) Reset() {
 	*x = DeleteResourceRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[10]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -656,7 +764,7 @@ func (x *DeleteResourceRequest) String() string {
 func (*DeleteResourceRequest) ProtoMessage() {}
 
 func (x *DeleteResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[10]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -669,7 +777,7 @@ func (x *DeleteResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResourceRequest.ProtoReflect.Descriptor instead.
 func (*DeleteResourceRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteResourceRequest) GetRef() *ResourceRef {
@@ -694,7 +802,7 @@ type DeleteResourceResponse struct {
 
 func (x *DeleteResourceResponse) Reset() {
 	*x = DeleteResourceResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[11]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -706,7 +814,7 @@ func (x *DeleteResourceResponse) String() string {
 func (*DeleteResourceResponse) ProtoMessage() {}
 
 func (x *DeleteResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[11]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -719,20 +827,22 @@ func (x *DeleteResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResourceResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResourceResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 type GetPipelineStatusRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// stale: see GetResourceRequest. Only the leader knows what sidecars report: counts, lag and whether a stage is open are missing elsewhere.
+	Stale         bool `protobuf:"varint,3,opt,name=stale,proto3" json:"stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetPipelineStatusRequest) Reset() {
 	*x = GetPipelineStatusRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[12]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -744,7 +854,7 @@ func (x *GetPipelineStatusRequest) String() string {
 func (*GetPipelineStatusRequest) ProtoMessage() {}
 
 func (x *GetPipelineStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[12]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -757,7 +867,7 @@ func (x *GetPipelineStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPipelineStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetPipelineStatusRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetPipelineStatusRequest) GetNamespace() string {
@@ -774,16 +884,24 @@ func (x *GetPipelineStatusRequest) GetName() string {
 	return ""
 }
 
+func (x *GetPipelineStatusRequest) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
 type GetPipelineStatusResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Status        *PipelineStatus        `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	Staleness     *Staleness             `protobuf:"bytes,2,opt,name=staleness,proto3" json:"staleness,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetPipelineStatusResponse) Reset() {
 	*x = GetPipelineStatusResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[13]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -795,7 +913,7 @@ func (x *GetPipelineStatusResponse) String() string {
 func (*GetPipelineStatusResponse) ProtoMessage() {}
 
 func (x *GetPipelineStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[13]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -808,12 +926,19 @@ func (x *GetPipelineStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPipelineStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetPipelineStatusResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetPipelineStatusResponse) GetStatus() *PipelineStatus {
 	if x != nil {
 		return x.Status
+	}
+	return nil
+}
+
+func (x *GetPipelineStatusResponse) GetStaleness() *Staleness {
+	if x != nil {
+		return x.Staleness
 	}
 	return nil
 }
@@ -831,7 +956,7 @@ type RestartPipelineRequest struct {
 
 func (x *RestartPipelineRequest) Reset() {
 	*x = RestartPipelineRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[14]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -843,7 +968,7 @@ func (x *RestartPipelineRequest) String() string {
 func (*RestartPipelineRequest) ProtoMessage() {}
 
 func (x *RestartPipelineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[14]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -856,7 +981,7 @@ func (x *RestartPipelineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPipelineRequest.ProtoReflect.Descriptor instead.
 func (*RestartPipelineRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RestartPipelineRequest) GetNamespace() string {
@@ -895,7 +1020,7 @@ type RestartPipelineResponse struct {
 
 func (x *RestartPipelineResponse) Reset() {
 	*x = RestartPipelineResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[15]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -907,7 +1032,7 @@ func (x *RestartPipelineResponse) String() string {
 func (*RestartPipelineResponse) ProtoMessage() {}
 
 func (x *RestartPipelineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[15]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -920,18 +1045,20 @@ func (x *RestartPipelineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPipelineResponse.ProtoReflect.Descriptor instead.
 func (*RestartPipelineResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 type ListSidecarsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// stale: see GetResourceRequest.
+	Stale         bool `protobuf:"varint,1,opt,name=stale,proto3" json:"stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListSidecarsRequest) Reset() {
 	*x = ListSidecarsRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[16]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -943,7 +1070,7 @@ func (x *ListSidecarsRequest) String() string {
 func (*ListSidecarsRequest) ProtoMessage() {}
 
 func (x *ListSidecarsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[16]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -956,19 +1083,27 @@ func (x *ListSidecarsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSidecarsRequest.ProtoReflect.Descriptor instead.
 func (*ListSidecarsRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListSidecarsRequest) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
 }
 
 type ListSidecarsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Sidecars      []*Sidecar             `protobuf:"bytes,1,rep,name=sidecars,proto3" json:"sidecars,omitempty"`
+	Staleness     *Staleness             `protobuf:"bytes,2,opt,name=staleness,proto3" json:"staleness,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListSidecarsResponse) Reset() {
 	*x = ListSidecarsResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[17]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1115,7 @@ func (x *ListSidecarsResponse) String() string {
 func (*ListSidecarsResponse) ProtoMessage() {}
 
 func (x *ListSidecarsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[17]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,12 +1128,19 @@ func (x *ListSidecarsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSidecarsResponse.ProtoReflect.Descriptor instead.
 func (*ListSidecarsResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListSidecarsResponse) GetSidecars() []*Sidecar {
 	if x != nil {
 		return x.Sidecars
+	}
+	return nil
+}
+
+func (x *ListSidecarsResponse) GetStaleness() *Staleness {
+	if x != nil {
+		return x.Staleness
 	}
 	return nil
 }
@@ -1019,7 +1161,7 @@ type Sidecar struct {
 
 func (x *Sidecar) Reset() {
 	*x = Sidecar{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[18]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1031,7 +1173,7 @@ func (x *Sidecar) String() string {
 func (*Sidecar) ProtoMessage() {}
 
 func (x *Sidecar) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[18]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1044,7 +1186,7 @@ func (x *Sidecar) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sidecar.ProtoReflect.Descriptor instead.
 func (*Sidecar) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Sidecar) GetSession() *Session {
@@ -1097,14 +1239,16 @@ func (x *Sidecar) GetRegisteredAt() *timestamppb.Timestamp {
 }
 
 type GetClusterRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// stale: see GetResourceRequest. The other routers are not asked then.
+	Stale         bool `protobuf:"varint,1,opt,name=stale,proto3" json:"stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetClusterRequest) Reset() {
 	*x = GetClusterRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[19]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1116,7 +1260,7 @@ func (x *GetClusterRequest) String() string {
 func (*GetClusterRequest) ProtoMessage() {}
 
 func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[19]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1129,27 +1273,38 @@ func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *GetClusterRequest) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
 }
 
 type GetClusterResponse struct {
-	state        protoimpl.MessageState `protogen:"open.v1"`
-	ClusterId    string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Incarnation  uint64                 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	ServerId     string                 `protobuf:"bytes,3,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
-	LeaderId     string                 `protobuf:"bytes,4,opt,name=leader_id,json=leaderId,proto3" json:"leader_id,omitempty"`
-	AppliedIndex uint64                 `protobuf:"varint,5,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
-	Servers      []*ClusterServer       `protobuf:"bytes,6,rep,name=servers,proto3" json:"servers,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId   string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Incarnation uint64                 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// server_id, version and applied_index of the router that answered.
+	ServerId string `protobuf:"bytes,3,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	// leader_id is empty when no router is known to lead.
+	LeaderId     string           `protobuf:"bytes,4,opt,name=leader_id,json=leaderId,proto3" json:"leader_id,omitempty"`
+	AppliedIndex uint64           `protobuf:"varint,5,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	Servers      []*ClusterServer `protobuf:"bytes,6,rep,name=servers,proto3" json:"servers,omitempty"`
 	// dead_letters in the store, and what is wrong with it; empty when nothing is.
-	DeadLetters       uint64 `protobuf:"varint,7,opt,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"`
-	DeadLetterProblem string `protobuf:"bytes,8,opt,name=dead_letter_problem,json=deadLetterProblem,proto3" json:"dead_letter_problem,omitempty"`
+	DeadLetters       uint64     `protobuf:"varint,7,opt,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"`
+	DeadLetterProblem string     `protobuf:"bytes,8,opt,name=dead_letter_problem,json=deadLetterProblem,proto3" json:"dead_letter_problem,omitempty"`
+	Version           string     `protobuf:"bytes,9,opt,name=version,proto3" json:"version,omitempty"`
+	Staleness         *Staleness `protobuf:"bytes,10,opt,name=staleness,proto3" json:"staleness,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
 
 func (x *GetClusterResponse) Reset() {
 	*x = GetClusterResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[20]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1316,7 @@ func (x *GetClusterResponse) String() string {
 func (*GetClusterResponse) ProtoMessage() {}
 
 func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[20]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1329,7 @@ func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetClusterResponse) GetClusterId() string {
@@ -1233,18 +1388,40 @@ func (x *GetClusterResponse) GetDeadLetterProblem() string {
 	return ""
 }
 
+func (x *GetClusterResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *GetClusterResponse) GetStaleness() *Staleness {
+	if x != nil {
+		return x.Staleness
+	}
+	return nil
+}
+
+// ClusterServer is a member of the cluster.
 type ClusterServer struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
-	Voter         bool                   `protobuf:"varint,3,opt,name=voter,proto3" json:"voter,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id is RAFT_NODE_ID of the router and an incarnation that was made with its data directory.
+	Id      string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// voter is false for a learner.
+	Voter bool `protobuf:"varint,3,opt,name=voter,proto3" json:"voter,omitempty"`
+	// problem says why the router did not answer the one that was asked; empty when it did. In a stale answer nobody was asked.
+	Problem string `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	// applied_index is how far its state has come, and version is what it runs; both are empty when it was not asked or did not answer.
+	AppliedIndex  uint64 `protobuf:"varint,5,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	Version       string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClusterServer) Reset() {
 	*x = ClusterServer{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[21]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1433,7 @@ func (x *ClusterServer) String() string {
 func (*ClusterServer) ProtoMessage() {}
 
 func (x *ClusterServer) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[21]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1446,7 @@ func (x *ClusterServer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterServer.ProtoReflect.Descriptor instead.
 func (*ClusterServer) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ClusterServer) GetId() string {
@@ -1293,6 +1470,374 @@ func (x *ClusterServer) GetVoter() bool {
 	return false
 }
 
+func (x *ClusterServer) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *ClusterServer) GetAppliedIndex() uint64 {
+	if x != nil {
+		return x.AppliedIndex
+	}
+	return 0
+}
+
+func (x *ClusterServer) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+type AddRouterRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// address at which the new router listens, host:port, as it knows it itself.
+	Address       string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddRouterRequest) Reset() {
+	*x = AddRouterRequest{}
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddRouterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddRouterRequest) ProtoMessage() {}
+
+func (x *AddRouterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddRouterRequest.ProtoReflect.Descriptor instead.
+func (*AddRouterRequest) Descriptor() ([]byte, []int) {
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *AddRouterRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+type AddRouterResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Server        *ClusterServer         `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddRouterResponse) Reset() {
+	*x = AddRouterResponse{}
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddRouterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddRouterResponse) ProtoMessage() {}
+
+func (x *AddRouterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddRouterResponse.ProtoReflect.Descriptor instead.
+func (*AddRouterResponse) Descriptor() ([]byte, []int) {
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *AddRouterResponse) GetServer() *ClusterServer {
+	if x != nil {
+		return x.Server
+	}
+	return nil
+}
+
+type PromoteRouterRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromoteRouterRequest) Reset() {
+	*x = PromoteRouterRequest{}
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromoteRouterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromoteRouterRequest) ProtoMessage() {}
+
+func (x *PromoteRouterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromoteRouterRequest.ProtoReflect.Descriptor instead.
+func (*PromoteRouterRequest) Descriptor() ([]byte, []int) {
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *PromoteRouterRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type PromoteRouterResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromoteRouterResponse) Reset() {
+	*x = PromoteRouterResponse{}
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromoteRouterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromoteRouterResponse) ProtoMessage() {}
+
+func (x *PromoteRouterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromoteRouterResponse.ProtoReflect.Descriptor instead.
+func (*PromoteRouterResponse) Descriptor() ([]byte, []int) {
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{26}
+}
+
+type RemoveRouterRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// force removes it also when the other voters that answer are no majority of those that are left.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveRouterRequest) Reset() {
+	*x = RemoveRouterRequest{}
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveRouterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveRouterRequest) ProtoMessage() {}
+
+func (x *RemoveRouterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveRouterRequest.ProtoReflect.Descriptor instead.
+func (*RemoveRouterRequest) Descriptor() ([]byte, []int) {
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RemoveRouterRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RemoveRouterRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type RemoveRouterResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveRouterResponse) Reset() {
+	*x = RemoveRouterResponse{}
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveRouterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveRouterResponse) ProtoMessage() {}
+
+func (x *RemoveRouterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveRouterResponse.ProtoReflect.Descriptor instead.
+func (*RemoveRouterResponse) Descriptor() ([]byte, []int) {
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{28}
+}
+
+type TransferLeadershipRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// to is the id of a voter; empty chooses the one that is best up to date.
+	To            string `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeadershipRequest) Reset() {
+	*x = TransferLeadershipRequest{}
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeadershipRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeadershipRequest) ProtoMessage() {}
+
+func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
+func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *TransferLeadershipRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+type TransferLeadershipResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	LeaderId      string                 `protobuf:"bytes,1,opt,name=leader_id,json=leaderId,proto3" json:"leader_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeadershipResponse) Reset() {
+	*x = TransferLeadershipResponse{}
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeadershipResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeadershipResponse) ProtoMessage() {}
+
+func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
+func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *TransferLeadershipResponse) GetLeaderId() string {
+	if x != nil {
+		return x.LeaderId
+	}
+	return ""
+}
+
 type ListLettersRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Filter *LetterFilter          `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
@@ -1306,7 +1851,7 @@ type ListLettersRequest struct {
 
 func (x *ListLettersRequest) Reset() {
 	*x = ListLettersRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[22]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1318,7 +1863,7 @@ func (x *ListLettersRequest) String() string {
 func (*ListLettersRequest) ProtoMessage() {}
 
 func (x *ListLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[22]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1331,7 +1876,7 @@ func (x *ListLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLettersRequest.ProtoReflect.Descriptor instead.
 func (*ListLettersRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListLettersRequest) GetFilter() *LetterFilter {
@@ -1364,7 +1909,7 @@ type ListLettersResponse struct {
 
 func (x *ListLettersResponse) Reset() {
 	*x = ListLettersResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[23]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1376,7 +1921,7 @@ func (x *ListLettersResponse) String() string {
 func (*ListLettersResponse) ProtoMessage() {}
 
 func (x *ListLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[23]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1389,7 +1934,7 @@ func (x *ListLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLettersResponse.ProtoReflect.Descriptor instead.
 func (*ListLettersResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListLettersResponse) GetLetter() *Letter {
@@ -1408,7 +1953,7 @@ type GetLetterRequest struct {
 
 func (x *GetLetterRequest) Reset() {
 	*x = GetLetterRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[24]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1420,7 +1965,7 @@ func (x *GetLetterRequest) String() string {
 func (*GetLetterRequest) ProtoMessage() {}
 
 func (x *GetLetterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[24]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1433,7 +1978,7 @@ func (x *GetLetterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLetterRequest.ProtoReflect.Descriptor instead.
 func (*GetLetterRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *GetLetterRequest) GetId() uint64 {
@@ -1452,7 +1997,7 @@ type GetLetterResponse struct {
 
 func (x *GetLetterResponse) Reset() {
 	*x = GetLetterResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[25]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1464,7 +2009,7 @@ func (x *GetLetterResponse) String() string {
 func (*GetLetterResponse) ProtoMessage() {}
 
 func (x *GetLetterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[25]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1477,7 +2022,7 @@ func (x *GetLetterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLetterResponse.ProtoReflect.Descriptor instead.
 func (*GetLetterResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetLetterResponse) GetLetter() *Letter {
@@ -1497,7 +2042,7 @@ type DiscardLettersRequest struct {
 
 func (x *DiscardLettersRequest) Reset() {
 	*x = DiscardLettersRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[26]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1509,7 +2054,7 @@ func (x *DiscardLettersRequest) String() string {
 func (*DiscardLettersRequest) ProtoMessage() {}
 
 func (x *DiscardLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[26]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1522,7 +2067,7 @@ func (x *DiscardLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardLettersRequest.ProtoReflect.Descriptor instead.
 func (*DiscardLettersRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DiscardLettersRequest) GetFilter() *LetterFilter {
@@ -1548,7 +2093,7 @@ type DiscardLettersResponse struct {
 
 func (x *DiscardLettersResponse) Reset() {
 	*x = DiscardLettersResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[27]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1560,7 +2105,7 @@ func (x *DiscardLettersResponse) String() string {
 func (*DiscardLettersResponse) ProtoMessage() {}
 
 func (x *DiscardLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[27]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1573,7 +2118,7 @@ func (x *DiscardLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardLettersResponse.ProtoReflect.Descriptor instead.
 func (*DiscardLettersResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DiscardLettersResponse) GetDiscarded() uint64 {
@@ -1592,7 +2137,7 @@ type ReplayLettersRequest struct {
 
 func (x *ReplayLettersRequest) Reset() {
 	*x = ReplayLettersRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[28]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1604,7 +2149,7 @@ func (x *ReplayLettersRequest) String() string {
 func (*ReplayLettersRequest) ProtoMessage() {}
 
 func (x *ReplayLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[28]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1617,7 +2162,7 @@ func (x *ReplayLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayLettersRequest.ProtoReflect.Descriptor instead.
 func (*ReplayLettersRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReplayLettersRequest) GetFilter() *LetterFilter {
@@ -1644,7 +2189,7 @@ type ReplayLettersResponse struct {
 
 func (x *ReplayLettersResponse) Reset() {
 	*x = ReplayLettersResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[29]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1656,7 +2201,7 @@ func (x *ReplayLettersResponse) String() string {
 func (*ReplayLettersResponse) ProtoMessage() {}
 
 func (x *ReplayLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[29]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1669,7 +2214,7 @@ func (x *ReplayLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayLettersResponse.ProtoReflect.Descriptor instead.
 func (*ReplayLettersResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReplayLettersResponse) GetSelected() uint64 {
@@ -1717,7 +2262,7 @@ type ReplayProblem struct {
 
 func (x *ReplayProblem) Reset() {
 	*x = ReplayProblem{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[30]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1729,7 +2274,7 @@ func (x *ReplayProblem) String() string {
 func (*ReplayProblem) ProtoMessage() {}
 
 func (x *ReplayProblem) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[30]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1742,7 +2287,7 @@ func (x *ReplayProblem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayProblem.ProtoReflect.Descriptor instead.
 func (*ReplayProblem) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ReplayProblem) GetLetterId() uint64 {
@@ -1779,17 +2324,27 @@ const file_conveyor_control_v1_admin_proto_rawDesc = "" +
 	"\vApplyResult\x129\n" +
 	"\bresource\x18\x01 \x01(\v2\x1d.conveyor.control.v1.ResourceR\bresource\x128\n" +
 	"\x06action\x18\x02 \x01(\x0e2 .conveyor.control.v1.ApplyActionR\x06action\x12\x1a\n" +
-	"\bwarnings\x18\x03 \x03(\tR\bwarnings\"H\n" +
+	"\bwarnings\x18\x03 \x03(\tR\bwarnings\"\x82\x01\n" +
+	"\tStaleness\x12\x1b\n" +
+	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12#\n" +
+	"\rapplied_index\x18\x02 \x01(\x04R\fappliedIndex\x12\x14\n" +
+	"\x05known\x18\x03 \x01(\bR\x05known\x12\x1d\n" +
+	"\n" +
+	"age_millis\x18\x04 \x01(\x04R\tageMillis\"^\n" +
 	"\x12GetResourceRequest\x122\n" +
-	"\x03ref\x18\x01 \x01(\v2 .conveyor.control.v1.ResourceRefR\x03ref\"P\n" +
+	"\x03ref\x18\x01 \x01(\v2 .conveyor.control.v1.ResourceRefR\x03ref\x12\x14\n" +
+	"\x05stale\x18\x02 \x01(\bR\x05stale\"\x8e\x01\n" +
 	"\x13GetResourceResponse\x129\n" +
-	"\bresource\x18\x01 \x01(\v2\x1d.conveyor.control.v1.ResourceR\bresource\"H\n" +
+	"\bresource\x18\x01 \x01(\v2\x1d.conveyor.control.v1.ResourceR\bresource\x12<\n" +
+	"\tstaleness\x18\x02 \x01(\v2\x1e.conveyor.control.v1.StalenessR\tstaleness\"^\n" +
 	"\x14ListResourcesRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
-	"\tnamespace\x18\x02 \x01(\tR\tnamespace\"p\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x14\n" +
+	"\x05stale\x18\x03 \x01(\bR\x05stale\"\xae\x01\n" +
 	"\x15ListResourcesResponse\x12;\n" +
 	"\tresources\x18\x01 \x03(\v2\x1d.conveyor.control.v1.ResourceR\tresources\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x04R\brevision\"p\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12<\n" +
+	"\tstaleness\x18\x03 \x01(\v2\x1e.conveyor.control.v1.StalenessR\tstaleness\"p\n" +
 	"\x15WatchResourcesRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12%\n" +
@@ -1801,22 +2356,26 @@ const file_conveyor_control_v1_admin_proto_rawDesc = "" +
 	"\x15DeleteResourceRequest\x122\n" +
 	"\x03ref\x18\x01 \x01(\v2 .conveyor.control.v1.ResourceRefR\x03ref\x126\n" +
 	"\acommand\x18\x02 \x01(\v2\x1c.conveyor.control.v1.CommandR\acommand\"\x18\n" +
-	"\x16DeleteResourceResponse\"L\n" +
+	"\x16DeleteResourceResponse\"b\n" +
 	"\x18GetPipelineStatusRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"X\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05stale\x18\x03 \x01(\bR\x05stale\"\x96\x01\n" +
 	"\x19GetPipelineStatusResponse\x12;\n" +
-	"\x06status\x18\x01 \x01(\v2#.conveyor.control.v1.PipelineStatusR\x06status\"\xa1\x01\n" +
+	"\x06status\x18\x01 \x01(\v2#.conveyor.control.v1.PipelineStatusR\x06status\x12<\n" +
+	"\tstaleness\x18\x02 \x01(\v2\x1e.conveyor.control.v1.StalenessR\tstaleness\"\xa1\x01\n" +
 	"\x16RestartPipelineRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
 	"from_start\x18\x03 \x01(\bR\tfromStart\x126\n" +
 	"\acommand\x18\x04 \x01(\v2\x1c.conveyor.control.v1.CommandR\acommand\"\x19\n" +
-	"\x17RestartPipelineResponse\"\x15\n" +
-	"\x13ListSidecarsRequest\"P\n" +
+	"\x17RestartPipelineResponse\"+\n" +
+	"\x13ListSidecarsRequest\x12\x14\n" +
+	"\x05stale\x18\x01 \x01(\bR\x05stale\"\x8e\x01\n" +
 	"\x14ListSidecarsResponse\x128\n" +
-	"\bsidecars\x18\x01 \x03(\v2\x1c.conveyor.control.v1.SidecarR\bsidecars\"\xa8\x02\n" +
+	"\bsidecars\x18\x01 \x03(\v2\x1c.conveyor.control.v1.SidecarR\bsidecars\x12<\n" +
+	"\tstaleness\x18\x02 \x01(\v2\x1e.conveyor.control.v1.StalenessR\tstaleness\"\xa8\x02\n" +
 	"\aSidecar\x126\n" +
 	"\asession\x18\x01 \x01(\v2\x1c.conveyor.control.v1.SessionR\asession\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1b\n" +
@@ -1824,8 +2383,9 @@ const file_conveyor_control_v1_admin_proto_rawDesc = "" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x12;\n" +
 	"\tendpoints\x18\x05 \x03(\v2\x1d.conveyor.control.v1.EndpointR\tendpoints\x12\x16\n" +
 	"\x06stages\x18\x06 \x01(\rR\x06stages\x12?\n" +
-	"\rregistered_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\fregisteredAt\"\x13\n" +
-	"\x11GetClusterRequest\"\xc5\x02\n" +
+	"\rregistered_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\fregisteredAt\")\n" +
+	"\x11GetClusterRequest\x12\x14\n" +
+	"\x05stale\x18\x01 \x01(\bR\x05stale\"\x9d\x03\n" +
 	"\x12GetClusterResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12 \n" +
@@ -1835,11 +2395,32 @@ const file_conveyor_control_v1_admin_proto_rawDesc = "" +
 	"\rapplied_index\x18\x05 \x01(\x04R\fappliedIndex\x12<\n" +
 	"\aservers\x18\x06 \x03(\v2\".conveyor.control.v1.ClusterServerR\aservers\x12!\n" +
 	"\fdead_letters\x18\a \x01(\x04R\vdeadLetters\x12.\n" +
-	"\x13dead_letter_problem\x18\b \x01(\tR\x11deadLetterProblem\"O\n" +
+	"\x13dead_letter_problem\x18\b \x01(\tR\x11deadLetterProblem\x12\x18\n" +
+	"\aversion\x18\t \x01(\tR\aversion\x12<\n" +
+	"\tstaleness\x18\n" +
+	" \x01(\v2\x1e.conveyor.control.v1.StalenessR\tstaleness\"\xa8\x01\n" +
 	"\rClusterServer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
-	"\x05voter\x18\x03 \x01(\bR\x05voter\"{\n" +
+	"\x05voter\x18\x03 \x01(\bR\x05voter\x12\x18\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem\x12#\n" +
+	"\rapplied_index\x18\x05 \x01(\x04R\fappliedIndex\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\",\n" +
+	"\x10AddRouterRequest\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\"O\n" +
+	"\x11AddRouterResponse\x12:\n" +
+	"\x06server\x18\x01 \x01(\v2\".conveyor.control.v1.ClusterServerR\x06server\"&\n" +
+	"\x14PromoteRouterRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x17\n" +
+	"\x15PromoteRouterResponse\";\n" +
+	"\x13RemoveRouterRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"\x16\n" +
+	"\x14RemoveRouterResponse\"+\n" +
+	"\x19TransferLeadershipRequest\x12\x0e\n" +
+	"\x02to\x18\x01 \x01(\tR\x02to\"9\n" +
+	"\x1aTransferLeadershipResponse\x12\x1b\n" +
+	"\tleader_id\x18\x01 \x01(\tR\bleaderId\"{\n" +
 	"\x12ListLettersRequest\x129\n" +
 	"\x06filter\x18\x01 \x01(\v2!.conveyor.control.v1.LetterFilterR\x06filter\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\x04R\x05after\x12\x14\n" +
@@ -1870,7 +2451,8 @@ const file_conveyor_control_v1_admin_proto_rawDesc = "" +
 	"\x18APPLY_ACTION_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14APPLY_ACTION_CREATED\x10\x01\x12\x1b\n" +
 	"\x17APPLY_ACTION_CONFIGURED\x10\x02\x12\x1a\n" +
-	"\x16APPLY_ACTION_UNCHANGED\x10\x032\xa6\a\n" +
+	"\x16APPLY_ACTION_UNCHANGED\x10\x032\xc6\n" +
+	"\n" +
 	"\fAdminService\x12N\n" +
 	"\x05Apply\x12!.conveyor.control.v1.ApplyRequest\x1a\".conveyor.control.v1.ApplyResponse\x12`\n" +
 	"\vGetResource\x12'.conveyor.control.v1.GetResourceRequest\x1a(.conveyor.control.v1.GetResourceResponse\x12f\n" +
@@ -1881,7 +2463,11 @@ const file_conveyor_control_v1_admin_proto_rawDesc = "" +
 	"\x0fRestartPipeline\x12+.conveyor.control.v1.RestartPipelineRequest\x1a,.conveyor.control.v1.RestartPipelineResponse\x12c\n" +
 	"\fListSidecars\x12(.conveyor.control.v1.ListSidecarsRequest\x1a).conveyor.control.v1.ListSidecarsResponse\x12]\n" +
 	"\n" +
-	"GetCluster\x12&.conveyor.control.v1.GetClusterRequest\x1a'.conveyor.control.v1.GetClusterResponse2\xa8\x03\n" +
+	"GetCluster\x12&.conveyor.control.v1.GetClusterRequest\x1a'.conveyor.control.v1.GetClusterResponse\x12Z\n" +
+	"\tAddRouter\x12%.conveyor.control.v1.AddRouterRequest\x1a&.conveyor.control.v1.AddRouterResponse\x12f\n" +
+	"\rPromoteRouter\x12).conveyor.control.v1.PromoteRouterRequest\x1a*.conveyor.control.v1.PromoteRouterResponse\x12c\n" +
+	"\fRemoveRouter\x12(.conveyor.control.v1.RemoveRouterRequest\x1a).conveyor.control.v1.RemoveRouterResponse\x12u\n" +
+	"\x12TransferLeadership\x12..conveyor.control.v1.TransferLeadershipRequest\x1a/.conveyor.control.v1.TransferLeadershipResponse2\xa8\x03\n" +
 	"\x11DeadLetterService\x12b\n" +
 	"\vListLetters\x12'.conveyor.control.v1.ListLettersRequest\x1a(.conveyor.control.v1.ListLettersResponse0\x01\x12Z\n" +
 	"\tGetLetter\x12%.conveyor.control.v1.GetLetterRequest\x1a&.conveyor.control.v1.GetLetterResponse\x12i\n" +
@@ -1903,105 +2489,128 @@ func file_conveyor_control_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_conveyor_control_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_conveyor_control_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_conveyor_control_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_conveyor_control_v1_admin_proto_goTypes = []any{
-	(ApplyAction)(0),                  // 0: conveyor.control.v1.ApplyAction
-	(*Command)(nil),                   // 1: conveyor.control.v1.Command
-	(*ApplyRequest)(nil),              // 2: conveyor.control.v1.ApplyRequest
-	(*ApplyResponse)(nil),             // 3: conveyor.control.v1.ApplyResponse
-	(*ApplyResult)(nil),               // 4: conveyor.control.v1.ApplyResult
-	(*GetResourceRequest)(nil),        // 5: conveyor.control.v1.GetResourceRequest
-	(*GetResourceResponse)(nil),       // 6: conveyor.control.v1.GetResourceResponse
-	(*ListResourcesRequest)(nil),      // 7: conveyor.control.v1.ListResourcesRequest
-	(*ListResourcesResponse)(nil),     // 8: conveyor.control.v1.ListResourcesResponse
-	(*WatchResourcesRequest)(nil),     // 9: conveyor.control.v1.WatchResourcesRequest
-	(*WatchResourcesResponse)(nil),    // 10: conveyor.control.v1.WatchResourcesResponse
-	(*DeleteResourceRequest)(nil),     // 11: conveyor.control.v1.DeleteResourceRequest
-	(*DeleteResourceResponse)(nil),    // 12: conveyor.control.v1.DeleteResourceResponse
-	(*GetPipelineStatusRequest)(nil),  // 13: conveyor.control.v1.GetPipelineStatusRequest
-	(*GetPipelineStatusResponse)(nil), // 14: conveyor.control.v1.GetPipelineStatusResponse
-	(*RestartPipelineRequest)(nil),    // 15: conveyor.control.v1.RestartPipelineRequest
-	(*RestartPipelineResponse)(nil),   // 16: conveyor.control.v1.RestartPipelineResponse
-	(*ListSidecarsRequest)(nil),       // 17: conveyor.control.v1.ListSidecarsRequest
-	(*ListSidecarsResponse)(nil),      // 18: conveyor.control.v1.ListSidecarsResponse
-	(*Sidecar)(nil),                   // 19: conveyor.control.v1.Sidecar
-	(*GetClusterRequest)(nil),         // 20: conveyor.control.v1.GetClusterRequest
-	(*GetClusterResponse)(nil),        // 21: conveyor.control.v1.GetClusterResponse
-	(*ClusterServer)(nil),             // 22: conveyor.control.v1.ClusterServer
-	(*ListLettersRequest)(nil),        // 23: conveyor.control.v1.ListLettersRequest
-	(*ListLettersResponse)(nil),       // 24: conveyor.control.v1.ListLettersResponse
-	(*GetLetterRequest)(nil),          // 25: conveyor.control.v1.GetLetterRequest
-	(*GetLetterResponse)(nil),         // 26: conveyor.control.v1.GetLetterResponse
-	(*DiscardLettersRequest)(nil),     // 27: conveyor.control.v1.DiscardLettersRequest
-	(*DiscardLettersResponse)(nil),    // 28: conveyor.control.v1.DiscardLettersResponse
-	(*ReplayLettersRequest)(nil),      // 29: conveyor.control.v1.ReplayLettersRequest
-	(*ReplayLettersResponse)(nil),     // 30: conveyor.control.v1.ReplayLettersResponse
-	(*ReplayProblem)(nil),             // 31: conveyor.control.v1.ReplayProblem
-	(*Resource)(nil),                  // 32: conveyor.control.v1.Resource
-	(*ResourceRef)(nil),               // 33: conveyor.control.v1.ResourceRef
-	(*PipelineStatus)(nil),            // 34: conveyor.control.v1.PipelineStatus
-	(*Session)(nil),                   // 35: conveyor.control.v1.Session
-	(*Endpoint)(nil),                  // 36: conveyor.control.v1.Endpoint
-	(*timestamppb.Timestamp)(nil),     // 37: google.protobuf.Timestamp
-	(*LetterFilter)(nil),              // 38: conveyor.control.v1.LetterFilter
-	(*Letter)(nil),                    // 39: conveyor.control.v1.Letter
+	(ApplyAction)(0),                   // 0: conveyor.control.v1.ApplyAction
+	(*Command)(nil),                    // 1: conveyor.control.v1.Command
+	(*ApplyRequest)(nil),               // 2: conveyor.control.v1.ApplyRequest
+	(*ApplyResponse)(nil),              // 3: conveyor.control.v1.ApplyResponse
+	(*ApplyResult)(nil),                // 4: conveyor.control.v1.ApplyResult
+	(*Staleness)(nil),                  // 5: conveyor.control.v1.Staleness
+	(*GetResourceRequest)(nil),         // 6: conveyor.control.v1.GetResourceRequest
+	(*GetResourceResponse)(nil),        // 7: conveyor.control.v1.GetResourceResponse
+	(*ListResourcesRequest)(nil),       // 8: conveyor.control.v1.ListResourcesRequest
+	(*ListResourcesResponse)(nil),      // 9: conveyor.control.v1.ListResourcesResponse
+	(*WatchResourcesRequest)(nil),      // 10: conveyor.control.v1.WatchResourcesRequest
+	(*WatchResourcesResponse)(nil),     // 11: conveyor.control.v1.WatchResourcesResponse
+	(*DeleteResourceRequest)(nil),      // 12: conveyor.control.v1.DeleteResourceRequest
+	(*DeleteResourceResponse)(nil),     // 13: conveyor.control.v1.DeleteResourceResponse
+	(*GetPipelineStatusRequest)(nil),   // 14: conveyor.control.v1.GetPipelineStatusRequest
+	(*GetPipelineStatusResponse)(nil),  // 15: conveyor.control.v1.GetPipelineStatusResponse
+	(*RestartPipelineRequest)(nil),     // 16: conveyor.control.v1.RestartPipelineRequest
+	(*RestartPipelineResponse)(nil),    // 17: conveyor.control.v1.RestartPipelineResponse
+	(*ListSidecarsRequest)(nil),        // 18: conveyor.control.v1.ListSidecarsRequest
+	(*ListSidecarsResponse)(nil),       // 19: conveyor.control.v1.ListSidecarsResponse
+	(*Sidecar)(nil),                    // 20: conveyor.control.v1.Sidecar
+	(*GetClusterRequest)(nil),          // 21: conveyor.control.v1.GetClusterRequest
+	(*GetClusterResponse)(nil),         // 22: conveyor.control.v1.GetClusterResponse
+	(*ClusterServer)(nil),              // 23: conveyor.control.v1.ClusterServer
+	(*AddRouterRequest)(nil),           // 24: conveyor.control.v1.AddRouterRequest
+	(*AddRouterResponse)(nil),          // 25: conveyor.control.v1.AddRouterResponse
+	(*PromoteRouterRequest)(nil),       // 26: conveyor.control.v1.PromoteRouterRequest
+	(*PromoteRouterResponse)(nil),      // 27: conveyor.control.v1.PromoteRouterResponse
+	(*RemoveRouterRequest)(nil),        // 28: conveyor.control.v1.RemoveRouterRequest
+	(*RemoveRouterResponse)(nil),       // 29: conveyor.control.v1.RemoveRouterResponse
+	(*TransferLeadershipRequest)(nil),  // 30: conveyor.control.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 31: conveyor.control.v1.TransferLeadershipResponse
+	(*ListLettersRequest)(nil),         // 32: conveyor.control.v1.ListLettersRequest
+	(*ListLettersResponse)(nil),        // 33: conveyor.control.v1.ListLettersResponse
+	(*GetLetterRequest)(nil),           // 34: conveyor.control.v1.GetLetterRequest
+	(*GetLetterResponse)(nil),          // 35: conveyor.control.v1.GetLetterResponse
+	(*DiscardLettersRequest)(nil),      // 36: conveyor.control.v1.DiscardLettersRequest
+	(*DiscardLettersResponse)(nil),     // 37: conveyor.control.v1.DiscardLettersResponse
+	(*ReplayLettersRequest)(nil),       // 38: conveyor.control.v1.ReplayLettersRequest
+	(*ReplayLettersResponse)(nil),      // 39: conveyor.control.v1.ReplayLettersResponse
+	(*ReplayProblem)(nil),              // 40: conveyor.control.v1.ReplayProblem
+	(*Resource)(nil),                   // 41: conveyor.control.v1.Resource
+	(*ResourceRef)(nil),                // 42: conveyor.control.v1.ResourceRef
+	(*PipelineStatus)(nil),             // 43: conveyor.control.v1.PipelineStatus
+	(*Session)(nil),                    // 44: conveyor.control.v1.Session
+	(*Endpoint)(nil),                   // 45: conveyor.control.v1.Endpoint
+	(*timestamppb.Timestamp)(nil),      // 46: google.protobuf.Timestamp
+	(*LetterFilter)(nil),               // 47: conveyor.control.v1.LetterFilter
+	(*Letter)(nil),                     // 48: conveyor.control.v1.Letter
 }
 var file_conveyor_control_v1_admin_proto_depIdxs = []int32{
 	1,  // 0: conveyor.control.v1.ApplyRequest.command:type_name -> conveyor.control.v1.Command
 	4,  // 1: conveyor.control.v1.ApplyResponse.results:type_name -> conveyor.control.v1.ApplyResult
-	32, // 2: conveyor.control.v1.ApplyResult.resource:type_name -> conveyor.control.v1.Resource
+	41, // 2: conveyor.control.v1.ApplyResult.resource:type_name -> conveyor.control.v1.Resource
 	0,  // 3: conveyor.control.v1.ApplyResult.action:type_name -> conveyor.control.v1.ApplyAction
-	33, // 4: conveyor.control.v1.GetResourceRequest.ref:type_name -> conveyor.control.v1.ResourceRef
-	32, // 5: conveyor.control.v1.GetResourceResponse.resource:type_name -> conveyor.control.v1.Resource
-	32, // 6: conveyor.control.v1.ListResourcesResponse.resources:type_name -> conveyor.control.v1.Resource
-	32, // 7: conveyor.control.v1.WatchResourcesResponse.resource:type_name -> conveyor.control.v1.Resource
-	33, // 8: conveyor.control.v1.DeleteResourceRequest.ref:type_name -> conveyor.control.v1.ResourceRef
-	1,  // 9: conveyor.control.v1.DeleteResourceRequest.command:type_name -> conveyor.control.v1.Command
-	34, // 10: conveyor.control.v1.GetPipelineStatusResponse.status:type_name -> conveyor.control.v1.PipelineStatus
-	1,  // 11: conveyor.control.v1.RestartPipelineRequest.command:type_name -> conveyor.control.v1.Command
-	19, // 12: conveyor.control.v1.ListSidecarsResponse.sidecars:type_name -> conveyor.control.v1.Sidecar
-	35, // 13: conveyor.control.v1.Sidecar.session:type_name -> conveyor.control.v1.Session
-	36, // 14: conveyor.control.v1.Sidecar.endpoints:type_name -> conveyor.control.v1.Endpoint
-	37, // 15: conveyor.control.v1.Sidecar.registered_at:type_name -> google.protobuf.Timestamp
-	22, // 16: conveyor.control.v1.GetClusterResponse.servers:type_name -> conveyor.control.v1.ClusterServer
-	38, // 17: conveyor.control.v1.ListLettersRequest.filter:type_name -> conveyor.control.v1.LetterFilter
-	39, // 18: conveyor.control.v1.ListLettersResponse.letter:type_name -> conveyor.control.v1.Letter
-	39, // 19: conveyor.control.v1.GetLetterResponse.letter:type_name -> conveyor.control.v1.Letter
-	38, // 20: conveyor.control.v1.DiscardLettersRequest.filter:type_name -> conveyor.control.v1.LetterFilter
-	1,  // 21: conveyor.control.v1.DiscardLettersRequest.command:type_name -> conveyor.control.v1.Command
-	38, // 22: conveyor.control.v1.ReplayLettersRequest.filter:type_name -> conveyor.control.v1.LetterFilter
-	31, // 23: conveyor.control.v1.ReplayLettersResponse.problems:type_name -> conveyor.control.v1.ReplayProblem
-	2,  // 24: conveyor.control.v1.AdminService.Apply:input_type -> conveyor.control.v1.ApplyRequest
-	5,  // 25: conveyor.control.v1.AdminService.GetResource:input_type -> conveyor.control.v1.GetResourceRequest
-	7,  // 26: conveyor.control.v1.AdminService.ListResources:input_type -> conveyor.control.v1.ListResourcesRequest
-	9,  // 27: conveyor.control.v1.AdminService.WatchResources:input_type -> conveyor.control.v1.WatchResourcesRequest
-	11, // 28: conveyor.control.v1.AdminService.DeleteResource:input_type -> conveyor.control.v1.DeleteResourceRequest
-	13, // 29: conveyor.control.v1.AdminService.GetPipelineStatus:input_type -> conveyor.control.v1.GetPipelineStatusRequest
-	15, // 30: conveyor.control.v1.AdminService.RestartPipeline:input_type -> conveyor.control.v1.RestartPipelineRequest
-	17, // 31: conveyor.control.v1.AdminService.ListSidecars:input_type -> conveyor.control.v1.ListSidecarsRequest
-	20, // 32: conveyor.control.v1.AdminService.GetCluster:input_type -> conveyor.control.v1.GetClusterRequest
-	23, // 33: conveyor.control.v1.DeadLetterService.ListLetters:input_type -> conveyor.control.v1.ListLettersRequest
-	25, // 34: conveyor.control.v1.DeadLetterService.GetLetter:input_type -> conveyor.control.v1.GetLetterRequest
-	27, // 35: conveyor.control.v1.DeadLetterService.DiscardLetters:input_type -> conveyor.control.v1.DiscardLettersRequest
-	29, // 36: conveyor.control.v1.DeadLetterService.ReplayLetters:input_type -> conveyor.control.v1.ReplayLettersRequest
-	3,  // 37: conveyor.control.v1.AdminService.Apply:output_type -> conveyor.control.v1.ApplyResponse
-	6,  // 38: conveyor.control.v1.AdminService.GetResource:output_type -> conveyor.control.v1.GetResourceResponse
-	8,  // 39: conveyor.control.v1.AdminService.ListResources:output_type -> conveyor.control.v1.ListResourcesResponse
-	10, // 40: conveyor.control.v1.AdminService.WatchResources:output_type -> conveyor.control.v1.WatchResourcesResponse
-	12, // 41: conveyor.control.v1.AdminService.DeleteResource:output_type -> conveyor.control.v1.DeleteResourceResponse
-	14, // 42: conveyor.control.v1.AdminService.GetPipelineStatus:output_type -> conveyor.control.v1.GetPipelineStatusResponse
-	16, // 43: conveyor.control.v1.AdminService.RestartPipeline:output_type -> conveyor.control.v1.RestartPipelineResponse
-	18, // 44: conveyor.control.v1.AdminService.ListSidecars:output_type -> conveyor.control.v1.ListSidecarsResponse
-	21, // 45: conveyor.control.v1.AdminService.GetCluster:output_type -> conveyor.control.v1.GetClusterResponse
-	24, // 46: conveyor.control.v1.DeadLetterService.ListLetters:output_type -> conveyor.control.v1.ListLettersResponse
-	26, // 47: conveyor.control.v1.DeadLetterService.GetLetter:output_type -> conveyor.control.v1.GetLetterResponse
-	28, // 48: conveyor.control.v1.DeadLetterService.DiscardLetters:output_type -> conveyor.control.v1.DiscardLettersResponse
-	30, // 49: conveyor.control.v1.DeadLetterService.ReplayLetters:output_type -> conveyor.control.v1.ReplayLettersResponse
-	37, // [37:50] is the sub-list for method output_type
-	24, // [24:37] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	42, // 4: conveyor.control.v1.GetResourceRequest.ref:type_name -> conveyor.control.v1.ResourceRef
+	41, // 5: conveyor.control.v1.GetResourceResponse.resource:type_name -> conveyor.control.v1.Resource
+	5,  // 6: conveyor.control.v1.GetResourceResponse.staleness:type_name -> conveyor.control.v1.Staleness
+	41, // 7: conveyor.control.v1.ListResourcesResponse.resources:type_name -> conveyor.control.v1.Resource
+	5,  // 8: conveyor.control.v1.ListResourcesResponse.staleness:type_name -> conveyor.control.v1.Staleness
+	41, // 9: conveyor.control.v1.WatchResourcesResponse.resource:type_name -> conveyor.control.v1.Resource
+	42, // 10: conveyor.control.v1.DeleteResourceRequest.ref:type_name -> conveyor.control.v1.ResourceRef
+	1,  // 11: conveyor.control.v1.DeleteResourceRequest.command:type_name -> conveyor.control.v1.Command
+	43, // 12: conveyor.control.v1.GetPipelineStatusResponse.status:type_name -> conveyor.control.v1.PipelineStatus
+	5,  // 13: conveyor.control.v1.GetPipelineStatusResponse.staleness:type_name -> conveyor.control.v1.Staleness
+	1,  // 14: conveyor.control.v1.RestartPipelineRequest.command:type_name -> conveyor.control.v1.Command
+	20, // 15: conveyor.control.v1.ListSidecarsResponse.sidecars:type_name -> conveyor.control.v1.Sidecar
+	5,  // 16: conveyor.control.v1.ListSidecarsResponse.staleness:type_name -> conveyor.control.v1.Staleness
+	44, // 17: conveyor.control.v1.Sidecar.session:type_name -> conveyor.control.v1.Session
+	45, // 18: conveyor.control.v1.Sidecar.endpoints:type_name -> conveyor.control.v1.Endpoint
+	46, // 19: conveyor.control.v1.Sidecar.registered_at:type_name -> google.protobuf.Timestamp
+	23, // 20: conveyor.control.v1.GetClusterResponse.servers:type_name -> conveyor.control.v1.ClusterServer
+	5,  // 21: conveyor.control.v1.GetClusterResponse.staleness:type_name -> conveyor.control.v1.Staleness
+	23, // 22: conveyor.control.v1.AddRouterResponse.server:type_name -> conveyor.control.v1.ClusterServer
+	47, // 23: conveyor.control.v1.ListLettersRequest.filter:type_name -> conveyor.control.v1.LetterFilter
+	48, // 24: conveyor.control.v1.ListLettersResponse.letter:type_name -> conveyor.control.v1.Letter
+	48, // 25: conveyor.control.v1.GetLetterResponse.letter:type_name -> conveyor.control.v1.Letter
+	47, // 26: conveyor.control.v1.DiscardLettersRequest.filter:type_name -> conveyor.control.v1.LetterFilter
+	1,  // 27: conveyor.control.v1.DiscardLettersRequest.command:type_name -> conveyor.control.v1.Command
+	47, // 28: conveyor.control.v1.ReplayLettersRequest.filter:type_name -> conveyor.control.v1.LetterFilter
+	40, // 29: conveyor.control.v1.ReplayLettersResponse.problems:type_name -> conveyor.control.v1.ReplayProblem
+	2,  // 30: conveyor.control.v1.AdminService.Apply:input_type -> conveyor.control.v1.ApplyRequest
+	6,  // 31: conveyor.control.v1.AdminService.GetResource:input_type -> conveyor.control.v1.GetResourceRequest
+	8,  // 32: conveyor.control.v1.AdminService.ListResources:input_type -> conveyor.control.v1.ListResourcesRequest
+	10, // 33: conveyor.control.v1.AdminService.WatchResources:input_type -> conveyor.control.v1.WatchResourcesRequest
+	12, // 34: conveyor.control.v1.AdminService.DeleteResource:input_type -> conveyor.control.v1.DeleteResourceRequest
+	14, // 35: conveyor.control.v1.AdminService.GetPipelineStatus:input_type -> conveyor.control.v1.GetPipelineStatusRequest
+	16, // 36: conveyor.control.v1.AdminService.RestartPipeline:input_type -> conveyor.control.v1.RestartPipelineRequest
+	18, // 37: conveyor.control.v1.AdminService.ListSidecars:input_type -> conveyor.control.v1.ListSidecarsRequest
+	21, // 38: conveyor.control.v1.AdminService.GetCluster:input_type -> conveyor.control.v1.GetClusterRequest
+	24, // 39: conveyor.control.v1.AdminService.AddRouter:input_type -> conveyor.control.v1.AddRouterRequest
+	26, // 40: conveyor.control.v1.AdminService.PromoteRouter:input_type -> conveyor.control.v1.PromoteRouterRequest
+	28, // 41: conveyor.control.v1.AdminService.RemoveRouter:input_type -> conveyor.control.v1.RemoveRouterRequest
+	30, // 42: conveyor.control.v1.AdminService.TransferLeadership:input_type -> conveyor.control.v1.TransferLeadershipRequest
+	32, // 43: conveyor.control.v1.DeadLetterService.ListLetters:input_type -> conveyor.control.v1.ListLettersRequest
+	34, // 44: conveyor.control.v1.DeadLetterService.GetLetter:input_type -> conveyor.control.v1.GetLetterRequest
+	36, // 45: conveyor.control.v1.DeadLetterService.DiscardLetters:input_type -> conveyor.control.v1.DiscardLettersRequest
+	38, // 46: conveyor.control.v1.DeadLetterService.ReplayLetters:input_type -> conveyor.control.v1.ReplayLettersRequest
+	3,  // 47: conveyor.control.v1.AdminService.Apply:output_type -> conveyor.control.v1.ApplyResponse
+	7,  // 48: conveyor.control.v1.AdminService.GetResource:output_type -> conveyor.control.v1.GetResourceResponse
+	9,  // 49: conveyor.control.v1.AdminService.ListResources:output_type -> conveyor.control.v1.ListResourcesResponse
+	11, // 50: conveyor.control.v1.AdminService.WatchResources:output_type -> conveyor.control.v1.WatchResourcesResponse
+	13, // 51: conveyor.control.v1.AdminService.DeleteResource:output_type -> conveyor.control.v1.DeleteResourceResponse
+	15, // 52: conveyor.control.v1.AdminService.GetPipelineStatus:output_type -> conveyor.control.v1.GetPipelineStatusResponse
+	17, // 53: conveyor.control.v1.AdminService.RestartPipeline:output_type -> conveyor.control.v1.RestartPipelineResponse
+	19, // 54: conveyor.control.v1.AdminService.ListSidecars:output_type -> conveyor.control.v1.ListSidecarsResponse
+	22, // 55: conveyor.control.v1.AdminService.GetCluster:output_type -> conveyor.control.v1.GetClusterResponse
+	25, // 56: conveyor.control.v1.AdminService.AddRouter:output_type -> conveyor.control.v1.AddRouterResponse
+	27, // 57: conveyor.control.v1.AdminService.PromoteRouter:output_type -> conveyor.control.v1.PromoteRouterResponse
+	29, // 58: conveyor.control.v1.AdminService.RemoveRouter:output_type -> conveyor.control.v1.RemoveRouterResponse
+	31, // 59: conveyor.control.v1.AdminService.TransferLeadership:output_type -> conveyor.control.v1.TransferLeadershipResponse
+	33, // 60: conveyor.control.v1.DeadLetterService.ListLetters:output_type -> conveyor.control.v1.ListLettersResponse
+	35, // 61: conveyor.control.v1.DeadLetterService.GetLetter:output_type -> conveyor.control.v1.GetLetterResponse
+	37, // 62: conveyor.control.v1.DeadLetterService.DiscardLetters:output_type -> conveyor.control.v1.DiscardLettersResponse
+	39, // 63: conveyor.control.v1.DeadLetterService.ReplayLetters:output_type -> conveyor.control.v1.ReplayLettersResponse
+	47, // [47:64] is the sub-list for method output_type
+	30, // [30:47] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_conveyor_control_v1_admin_proto_init() }
@@ -2018,7 +2627,7 @@ func file_conveyor_control_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_conveyor_control_v1_admin_proto_rawDesc), len(file_conveyor_control_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   31,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -19,15 +19,19 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AdminService_Apply_FullMethodName             = "/conveyor.control.v1.AdminService/Apply"
-	AdminService_GetResource_FullMethodName       = "/conveyor.control.v1.AdminService/GetResource"
-	AdminService_ListResources_FullMethodName     = "/conveyor.control.v1.AdminService/ListResources"
-	AdminService_WatchResources_FullMethodName    = "/conveyor.control.v1.AdminService/WatchResources"
-	AdminService_DeleteResource_FullMethodName    = "/conveyor.control.v1.AdminService/DeleteResource"
-	AdminService_GetPipelineStatus_FullMethodName = "/conveyor.control.v1.AdminService/GetPipelineStatus"
-	AdminService_RestartPipeline_FullMethodName   = "/conveyor.control.v1.AdminService/RestartPipeline"
-	AdminService_ListSidecars_FullMethodName      = "/conveyor.control.v1.AdminService/ListSidecars"
-	AdminService_GetCluster_FullMethodName        = "/conveyor.control.v1.AdminService/GetCluster"
+	AdminService_Apply_FullMethodName              = "/conveyor.control.v1.AdminService/Apply"
+	AdminService_GetResource_FullMethodName        = "/conveyor.control.v1.AdminService/GetResource"
+	AdminService_ListResources_FullMethodName      = "/conveyor.control.v1.AdminService/ListResources"
+	AdminService_WatchResources_FullMethodName     = "/conveyor.control.v1.AdminService/WatchResources"
+	AdminService_DeleteResource_FullMethodName     = "/conveyor.control.v1.AdminService/DeleteResource"
+	AdminService_GetPipelineStatus_FullMethodName  = "/conveyor.control.v1.AdminService/GetPipelineStatus"
+	AdminService_RestartPipeline_FullMethodName    = "/conveyor.control.v1.AdminService/RestartPipeline"
+	AdminService_ListSidecars_FullMethodName       = "/conveyor.control.v1.AdminService/ListSidecars"
+	AdminService_GetCluster_FullMethodName         = "/conveyor.control.v1.AdminService/GetCluster"
+	AdminService_AddRouter_FullMethodName          = "/conveyor.control.v1.AdminService/AddRouter"
+	AdminService_PromoteRouter_FullMethodName      = "/conveyor.control.v1.AdminService/PromoteRouter"
+	AdminService_RemoveRouter_FullMethodName       = "/conveyor.control.v1.AdminService/RemoveRouter"
+	AdminService_TransferLeadership_FullMethodName = "/conveyor.control.v1.AdminService/TransferLeadership"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -50,6 +54,15 @@ type AdminServiceClient interface {
 	RestartPipeline(ctx context.Context, in *RestartPipelineRequest, opts ...grpc.CallOption) (*RestartPipelineResponse, error)
 	ListSidecars(ctx context.Context, in *ListSidecarsRequest, opts ...grpc.CallOption) (*ListSidecarsResponse, error)
 	GetCluster(ctx context.Context, in *GetClusterRequest, opts ...grpc.CallOption) (*GetClusterResponse, error)
+	// AddRouter makes a router a learner of the cluster: it receives the state and does not vote. The router must run, have an empty data directory, and list
+	// others of the cluster as its peers. Adding a member again changes nothing.
+	AddRouter(ctx context.Context, in *AddRouterRequest, opts ...grpc.CallOption) (*AddRouterResponse, error)
+	// PromoteRouter gives a learner its vote. FAILED_PRECONDITION with reason LAGGING while it has not caught up.
+	PromoteRouter(ctx context.Context, in *PromoteRouterRequest, opts ...grpc.CallOption) (*PromoteRouterResponse, error)
+	// RemoveRouter takes a router out of the cluster, for good: with its data directory it does not come back. A leader hands leadership over first.
+	RemoveRouter(ctx context.Context, in *RemoveRouterRequest, opts ...grpc.CallOption) (*RemoveRouterResponse, error)
+	// TransferLeadership lets another router lead.
+	TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error)
 }
 
 type adminServiceClient struct {
@@ -159,6 +172,46 @@ func (c *adminServiceClient) GetCluster(ctx context.Context, in *GetClusterReque
 	return out, nil
 }
 
+func (c *adminServiceClient) AddRouter(ctx context.Context, in *AddRouterRequest, opts ...grpc.CallOption) (*AddRouterResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AddRouterResponse)
+	err := c.cc.Invoke(ctx, AdminService_AddRouter_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) PromoteRouter(ctx context.Context, in *PromoteRouterRequest, opts ...grpc.CallOption) (*PromoteRouterResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PromoteRouterResponse)
+	err := c.cc.Invoke(ctx, AdminService_PromoteRouter_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) RemoveRouter(ctx context.Context, in *RemoveRouterRequest, opts ...grpc.CallOption) (*RemoveRouterResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveRouterResponse)
+	err := c.cc.Invoke(ctx, AdminService_RemoveRouter_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TransferLeadershipResponse)
+	err := c.cc.Invoke(ctx, AdminService_TransferLeadership_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -179,6 +232,15 @@ type AdminServiceServer interface {
 	RestartPipeline(context.Context, *RestartPipelineRequest) (*RestartPipelineResponse, error)
 	ListSidecars(context.Context, *ListSidecarsRequest) (*ListSidecarsResponse, error)
 	GetCluster(context.Context, *GetClusterRequest) (*GetClusterResponse, error)
+	// AddRouter makes a router a learner of the cluster: it receives the state and does not vote. The router must run, have an empty data directory, and list
+	// others of the cluster as its peers. Adding a member again changes nothing.
+	AddRouter(context.Context, *AddRouterRequest) (*AddRouterResponse, error)
+	// PromoteRouter gives a learner its vote. FAILED_PRECONDITION with reason LAGGING while it has not caught up.
+	PromoteRouter(context.Context, *PromoteRouterRequest) (*PromoteRouterResponse, error)
+	// RemoveRouter takes a router out of the cluster, for good: with its data directory it does not come back. A leader hands leadership over first.
+	RemoveRouter(context.Context, *RemoveRouterRequest) (*RemoveRouterResponse, error)
+	// TransferLeadership lets another router lead.
+	TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -215,6 +277,18 @@ func (UnimplementedAdminServiceServer) ListSidecars(context.Context, *ListSideca
 }
 func (UnimplementedAdminServiceServer) GetCluster(context.Context, *GetClusterRequest) (*GetClusterResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetCluster not implemented")
+}
+func (UnimplementedAdminServiceServer) AddRouter(context.Context, *AddRouterRequest) (*AddRouterResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AddRouter not implemented")
+}
+func (UnimplementedAdminServiceServer) PromoteRouter(context.Context, *PromoteRouterRequest) (*PromoteRouterResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PromoteRouter not implemented")
+}
+func (UnimplementedAdminServiceServer) RemoveRouter(context.Context, *RemoveRouterRequest) (*RemoveRouterResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveRouter not implemented")
+}
+func (UnimplementedAdminServiceServer) TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TransferLeadership not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -392,6 +466,78 @@ func _AdminService_GetCluster_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_AddRouter_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AddRouterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).AddRouter(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_AddRouter_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).AddRouter(ctx, req.(*AddRouterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_PromoteRouter_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PromoteRouterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).PromoteRouter(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_PromoteRouter_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).PromoteRouter(ctx, req.(*PromoteRouterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_RemoveRouter_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveRouterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).RemoveRouter(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_RemoveRouter_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).RemoveRouter(ctx, req.(*RemoveRouterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_TransferLeadership_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TransferLeadershipRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).TransferLeadership(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_TransferLeadership_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).TransferLeadership(ctx, req.(*TransferLeadershipRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -430,6 +576,22 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetCluster",
 			Handler:    _AdminService_GetCluster_Handler,
+		},
+		{
+			MethodName: "AddRouter",
+			Handler:    _AdminService_AddRouter_Handler,
+		},
+		{
+			MethodName: "PromoteRouter",
+			Handler:    _AdminService_PromoteRouter_Handler,
+		},
+		{
+			MethodName: "RemoveRouter",
+			Handler:    _AdminService_RemoveRouter_Handler,
+		},
+		{
+			MethodName: "TransferLeadership",
+			Handler:    _AdminService_TransferLeadership_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -1,0 +1,202 @@
+// Package forward lets every router of a cluster answer for the one that leads it.
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	// markKey marks a call that a router has passed on. It goes no further: routers that disagree about the leader must not send it around.
+	markKey = "conveyor-forwarded"
+	// LeaderKey is the trailer of a forwarded answer that says where the leader is, for callers that want to ask it themselves.
+	LeaderKey = "conveyor-leader"
+	// lookEvery is how often a call that waits for a leader looks for one.
+	lookEvery = 20 * time.Millisecond
+)
+
+// Cluster is what a forwarder knows of the cluster.
+type Cluster interface {
+	// Leads reports whether this router leads the cluster and is ready to answer.
+	Leads() bool
+	// Leader is the address of the router that leads, and its id; both are empty when there is none, or it is not known.
+	Leader() (id, address string)
+}
+
+// Config is what a forwarder stands on. All fields but Outgoing are required.
+type Config struct {
+	Cluster Cluster
+	// Own reports whether each router answers a method itself. A request that asks for a stale answer is answered here anyway.
+	Own func(fullMethod string) bool
+	// Dial connects to another router.
+	Dial func(address string) (*grpc.ClientConn, error)
+	// Outgoing adds to an outgoing context who the caller is. Nil adds nothing.
+	Outgoing func(context.Context) context.Context
+	// Patience is how long a call waits for a leader: elections are not worth an error.
+	Patience time.Duration
+	// NoLeader makes the error of a call that found no leader in that time.
+	NoLeader func() error
+	// NotLeader makes the error of a call that another router sent here although this one does not lead.
+	NotLeader func() error
+	// Lost makes the error of a call whose outcome is unknown because the leader did not answer.
+	Lost   func(leader string, cause error) error
+	Logger *slog.Logger
+}
+
+// Forwarder passes calls on to the leader. Its interceptors may be used concurrently.
+type Forwarder struct {
+	cfg   Config
+	links *links
+}
+
+// New returns a forwarder. Close it after the server that uses it.
+func New(cfg Config) *Forwarder {
+	return &Forwarder{cfg: cfg, links: newLinks(cfg.Dial)}
+}
+
+// Close ends the connections to other routers.
+func (f *Forwarder) Close() error { return f.links.close() }
+
+// staler is a request that can ask for an answer of the router that it reaches, however old.
+type staler interface{ GetStale() bool }
+
+// Unary answers a call here when this router leads, and passes it on to the leader otherwise.
+func (f *Forwarder) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if f.cfg.Own(info.FullMethod) {
+		return handler(ctx, req)
+	}
+	if s, ok := req.(staler); ok && s.GetStale() {
+		return handler(ctx, req)
+	}
+	deadline := time.Now().Add(f.cfg.Patience)
+	for {
+		here, id, address, err := f.choose(ctx, deadline)
+		if err != nil {
+			return nil, err
+		}
+		if here {
+			return handler(ctx, req)
+		}
+		resp, err := f.invoke(ctx, info.FullMethod, address, req)
+		switch {
+		case err == nil:
+			return resp, nil
+		case isNotLeader(err) && time.Now().Before(deadline) && pause(ctx):
+			// It was not carried out, and somebody else will lead.
+			continue
+		default:
+			return nil, f.failed(ctx, id, address, err)
+		}
+	}
+}
+
+// Stream is Unary for calls with streams.
+func (f *Forwarder) Stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if f.cfg.Own(info.FullMethod) {
+		return handler(srv, stream)
+	}
+	here, id, address, err := f.choose(stream.Context(), time.Now().Add(f.cfg.Patience))
+	if err != nil {
+		return err
+	}
+	if here {
+		return handler(srv, stream)
+	}
+	return f.failed(stream.Context(), id, address, f.proxy(stream, info, address))
+}
+
+// choose waits until somebody leads: this router, or another at an address.
+func (f *Forwarder) choose(ctx context.Context, deadline time.Time) (here bool, id, address string, err error) {
+	for {
+		if f.cfg.Cluster.Leads() {
+			return true, "", "", nil
+		}
+		if isForwarded(ctx) {
+			return false, "", "", f.cfg.NotLeader()
+		}
+		if id, address = f.cfg.Cluster.Leader(); address != "" {
+			return false, id, address, nil
+		}
+		if time.Now().After(deadline) {
+			return false, "", "", f.cfg.NoLeader()
+		}
+		if !pause(ctx) {
+			return false, "", "", status.FromContextError(ctx.Err()).Err()
+		}
+	}
+}
+
+// pause waits before the next look; false means that ctx ended.
+func pause(ctx context.Context) bool {
+	t := time.NewTimer(lookEvery)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+func isForwarded(ctx context.Context) bool {
+	md, _ := metadata.FromIncomingContext(ctx)
+	return len(md.Get(markKey)) > 0
+}
+
+func (f *Forwarder) outgoing(ctx context.Context) context.Context {
+	ctx = metadata.AppendToOutgoingContext(ctx, markKey, "1")
+	if f.cfg.Outgoing != nil {
+		ctx = f.cfg.Outgoing(ctx)
+	}
+	return ctx
+}
+
+func (f *Forwarder) invoke(ctx context.Context, method, address string, req any) (proto.Message, error) {
+	_, resp, err := messages(method)
+	if err != nil {
+		return nil, err
+	}
+	link, err := f.links.take(address)
+	if err != nil {
+		return nil, err
+	}
+	defer link.give()
+	if err := link.conn.Invoke(f.outgoing(ctx), method, req, resp); err != nil {
+		return nil, err
+	}
+	// A caller without use for it does not mind, and neither does one that is gone.
+	_ = grpc.SetTrailer(ctx, metadata.Pairs(LeaderKey, address))
+	return resp, nil
+}
+
+// failed is what a caller is told of a call that the leader did not answer well.
+func (f *Forwarder) failed(ctx context.Context, leader, address string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return status.FromContextError(ctx.Err()).Err()
+	case hasReason(err) || (status.Code(err) != codes.Unavailable && status.Code(err) != codes.Canceled):
+		return err
+	}
+	// What comes next dials anew, and does not wait for the end of a pause that this connection makes.
+	f.links.retire(address)
+	f.cfg.Logger.Debug("leader did not answer a forwarded call", "leader", leader, "err", err)
+	return f.cfg.Lost(leader, errors.New(status.Convert(err).Message()))
+}
+
+// hasReason reports whether a router made the error, and not the connection to it.
+func hasReason(err error) bool { return len(status.Convert(err).Details()) > 0 }
+
+func errUnknown(method string) error {
+	return status.Error(codes.Unimplemented, fmt.Sprintf("method %s is not known", method))
+}

@@ -1,0 +1,113 @@
+package forward
+
+import (
+	"errors"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	// callsPerLink stays below what a router takes on one connection, beyond which calls would wait for each other's end.
+	callsPerLink = 200
+	// maxLinks bounds the connections to the leader, and with them the calls under way.
+	maxLinks = 64
+)
+
+// links are the connections to the router that leads. Those to one that led before go when the last call over them has ended.
+type links struct {
+	dial func(address string) (*grpc.ClientConn, error)
+
+	mu      sync.Mutex
+	closed  bool
+	address string
+	open    []*link // to address
+	retired map[*link]bool
+}
+
+type link struct {
+	of    *links
+	conn  *grpc.ClientConn
+	calls int // guarded by of.mu
+}
+
+func newLinks(dial func(address string) (*grpc.ClientConn, error)) *links {
+	return &links{dial: dial, retired: map[*link]bool{}}
+}
+
+// take returns a link to the address with room for a call; it is given back after the call.
+func (l *links) take(address string) (*link, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, status.Error(codes.Unavailable, "this router is stopping")
+	}
+	if l.address != address {
+		l.retireAll()
+		l.address = address
+	}
+	for _, one := range l.open {
+		if one.calls < callsPerLink {
+			one.calls++
+			return one, nil
+		}
+	}
+	if len(l.open) >= maxLinks {
+		return nil, status.Errorf(codes.ResourceExhausted, "this router has %d calls to the leader under way, which is the limit: ask another router", maxLinks*callsPerLink)
+	}
+	conn, err := l.dial(address)
+	if err != nil {
+		return nil, status.Errorf(codes.Unavailable, "reach the leader at %s: %v", address, err)
+	}
+	one := &link{of: l, conn: conn, calls: 1}
+	l.open = append(l.open, one)
+	return one, nil
+}
+
+// retire uses the connections to an address no more.
+func (l *links) retire(address string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.address == address {
+		l.retireAll()
+	}
+}
+
+// retireAll lets the calls under way end; the caller holds mu.
+func (l *links) retireAll() {
+	for _, old := range l.open {
+		if old.calls == 0 {
+			old.conn.Close()
+		} else {
+			l.retired[old] = true
+		}
+	}
+	l.open = nil
+}
+
+func (k *link) give() {
+	k.of.mu.Lock()
+	defer k.of.mu.Unlock()
+	if k.calls--; k.calls == 0 && k.of.retired[k] {
+		delete(k.of.retired, k)
+		k.conn.Close()
+	}
+}
+
+func (l *links) close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	var errs []error
+	for _, one := range l.open {
+		errs = append(errs, one.conn.Close())
+	}
+	for one := range l.retired {
+		errs = append(errs, one.conn.Close())
+	}
+	l.open = nil
+	clear(l.retired)
+	return errors.Join(errs...)
+}
