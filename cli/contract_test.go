@@ -48,19 +48,24 @@ func ours(t *testing.T) []leaf {
 
 // usable is a command line of each leaf that is right; MANIFEST is a file.
 var usable = map[string]string{
-	"apply":       "-f MANIFEST",
-	"delete":      "pipeline p",
-	"describe":    "pipeline p",
-	"dev":         "",
-	"dlq discard": "1 --yes",
-	"dlq get":     "1",
-	"dlq ls":      "",
-	"dlq replay":  "1",
-	"get":         "pipelines",
-	"graph":       "-f MANIFEST",
-	"run":         "-f MANIFEST",
-	"validate":    "-f MANIFEST",
-	"version":     "",
+	"apply":                   "-f MANIFEST",
+	"cluster add":             "127.0.0.1:1",
+	"cluster members":         "",
+	"cluster remove":          "1",
+	"cluster status":          "",
+	"cluster transfer-leader": "",
+	"delete":                  "pipeline p",
+	"describe":                "pipeline p",
+	"dev":                     "",
+	"dlq discard":             "1 --yes",
+	"dlq get":                 "1",
+	"dlq ls":                  "",
+	"dlq replay":              "1",
+	"get":                     "pipelines",
+	"graph":                   "-f MANIFEST",
+	"run":                     "-f MANIFEST",
+	"validate":                "-f MANIFEST",
+	"version":                 "",
 }
 
 type result struct {
@@ -137,7 +142,7 @@ func TestContract_WrongUsageIsExit2WithTheFix(t *testing.T) {
 }
 
 func TestContract_ObjectsArePrintedInEveryFormat(t *testing.T) {
-	printing := []string{"apply", "describe", "dev", "dlq discard", "dlq get", "dlq ls", "dlq replay", "get", "run", "validate", "version"}
+	printing := []string{"apply", "cluster members", "cluster status", "describe", "dev", "dlq discard", "dlq get", "dlq ls", "dlq replay", "get", "run", "validate", "version"}
 	for _, l := range ours(t) {
 		f := l.cmd.Flags().Lookup("output")
 		if want := slices.Contains(printing, l.path); (f != nil) != want {
@@ -156,7 +161,7 @@ func TestContract_ObjectsArePrintedInEveryFormat(t *testing.T) {
 }
 
 func TestContract_ServersAreNamedAlikeAndTheirAbsenceIsExit3(t *testing.T) {
-	using := []string{"apply", "delete", "describe", "dlq discard", "dlq get", "dlq ls", "dlq replay", "get"}
+	using := []string{"apply", "cluster add", "cluster members", "cluster remove", "cluster status", "cluster transfer-leader", "delete", "describe", "dlq discard", "dlq get", "dlq ls", "dlq replay", "get"}
 	address := deadAddress(t)
 	var wg sync.WaitGroup // each of them waits for a while, so all wait at once
 	defer wg.Wait()

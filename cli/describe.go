@@ -56,7 +56,7 @@ func (a *app) describeCommand() *cobra.Command {
 			return missing
 		},
 	}
-	server.add(cmd)
+	server.addReading(cmd)
 	ns.add(cmd, true)
 	addOutput(cmd, &format)
 	cmd.ValidArgsFunction = a.completeTargets(&server, &ns)

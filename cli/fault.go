@@ -115,7 +115,7 @@ func (a *app) diagnoseAnswer(wire *client.Error, err error) *fault {
 	case errors.Is(wire, client.ErrInvalid):
 		f.exit = exitInvalid
 	case errors.Is(wire, client.ErrNotLeader), errors.Is(wire, client.ErrNoQuorum):
-		f.exit, f.fix = exitUnreachable, "the routers have no leader now; try again, or look whether a majority of them runs"
+		f.exit, f.fix = exitUnreachable, "try again; `conveyor cluster status --stale` shows what one router knows"
 	case errors.Is(wire, client.ErrNotFound):
 		f.fix = "`" + cmp.Or(a.listHint, "conveyor get all -A") + "` lists what there is"
 	case errors.Is(wire, client.ErrOwnedByOther):

@@ -52,7 +52,7 @@ sources (src), transforms (tf), sinks (sk), sidecars (sc), or all.`,
 			return missing
 		},
 	}
-	server.add(cmd)
+	server.addReading(cmd)
 	ns.add(cmd, true)
 	addOutput(cmd, &format)
 	cmd.ValidArgsFunction = a.completeTargets(&server, &ns)

@@ -46,7 +46,7 @@ Environment: CONVEYOR_SERVER (as --server), NO_COLOR.`,
 	root.AddCommand(
 		a.devCommand(), a.runCommand(),
 		a.validateCommand(), a.graphCommand(),
-		a.applyCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.dlqCommand(),
+		a.applyCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.dlqCommand(), a.clusterCommand(),
 		a.versionCommand(),
 	)
 	return root

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,10 +23,19 @@ const (
 )
 
 // serverFlags are the flags of every command that uses a server.
-type serverFlags struct{ server string }
+type serverFlags struct {
+	server string
+	stale  bool
+}
 
 func (f *serverFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.server, "server", "", "routers to use, `HOST:PORT[,...]` (default $"+serverEnv+" or "+defaultServer+")")
+}
+
+// addReading adds the flags of a command that only reads.
+func (f *serverFlags) addReading(cmd *cobra.Command) {
+	f.add(cmd)
+	cmd.Flags().BoolVar(&f.stale, "stale", false, "answer without a leader too, with what one router knows")
 }
 
 // dial prepares a client of the server that flag, environment or default name.
@@ -42,11 +52,30 @@ func (a *app) dial(ctx context.Context, f serverFlags) (*client.Client, error) {
 	for t := range strings.SplitSeq(list, ",") {
 		targets = append(targets, strings.TrimSpace(t))
 	}
-	c, err := client.Dial(ctx, targets, client.WithRetryFor(retryFor), client.WithUserAgent("conveyor/"+version.Get().Version))
+	opts := []client.Option{client.WithRetryFor(retryFor), client.WithUserAgent("conveyor/" + version.Get().Version)}
+	if f.stale {
+		opts = append(opts, client.WithStaleReads(a.warnStale()))
+	}
+	c, err := client.Dial(ctx, targets, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("use server %s: %w", list, err)
 	}
 	return c, nil
+}
+
+// warnStale returns a function that says once how old the answers are.
+func (a *app) warnStale() func(client.Staleness) {
+	var once sync.Once
+	return func(s client.Staleness) {
+		once.Do(func() {
+			switch {
+			case !s.Known:
+				a.warn("router %s answers by itself and has heard of no leader: what it shows may be out of date", s.Server)
+			case s.Age > 0:
+				a.warn("router %s answers by itself; it heard of the leader %v ago", s.Server, s.Age.Round(time.Millisecond))
+			}
+		})
+	}
 }
 
 // namespaceFlags are the flags of commands on objects in namespaces.

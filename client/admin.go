@@ -73,25 +73,27 @@ func (c *Client) Apply(ctx context.Context, resources []*dsl.Resource, opts Appl
 
 // Get returns one resource; an error that matches ErrNotFound when there is none.
 func (c *Client) Get(ctx context.Context, kind, namespace, name string) (*controlv1.Resource, error) {
-	req := &controlv1.GetResourceRequest{Ref: &controlv1.ResourceRef{Kind: kind, Namespace: namespace, Name: name}}
+	req := &controlv1.GetResourceRequest{Ref: &controlv1.ResourceRef{Kind: kind, Namespace: namespace, Name: name}, Stale: c.opts.staleReads()}
 	resp, err := call(ctx, c, whenUnanswered, func(ctx context.Context, conn grpc.ClientConnInterface) (*controlv1.GetResourceResponse, error) {
 		return controlv1.NewAdminServiceClient(conn).GetResource(ctx, req)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("get %s %s/%s: %w", kind, namespace, name, err)
 	}
+	c.opts.tell(resp.GetStaleness())
 	return resp.GetResource(), nil
 }
 
 // List returns the resources of a kind, and the revision that was read, at which a Watch may begin. An empty namespace lists all.
 func (c *Client) List(ctx context.Context, kind, namespace string) ([]*controlv1.Resource, uint64, error) {
-	req := &controlv1.ListResourcesRequest{Kind: kind, Namespace: namespace}
+	req := &controlv1.ListResourcesRequest{Kind: kind, Namespace: namespace, Stale: c.opts.staleReads()}
 	resp, err := call(ctx, c, whenUnanswered, func(ctx context.Context, conn grpc.ClientConnInterface) (*controlv1.ListResourcesResponse, error) {
 		return controlv1.NewAdminServiceClient(conn).ListResources(ctx, req)
 	})
 	if err != nil {
 		return nil, 0, fmt.Errorf("list %s: %w", kind, err)
 	}
+	c.opts.tell(resp.GetStaleness())
 	return resp.GetResources(), resp.GetRevision(), nil
 }
 
@@ -139,13 +141,14 @@ func (c *Client) Delete(ctx context.Context, kind, namespace, name string) error
 
 // PipelineStatus returns what a pipeline does now.
 func (c *Client) PipelineStatus(ctx context.Context, namespace, name string) (*controlv1.PipelineStatus, error) {
-	req := &controlv1.GetPipelineStatusRequest{Namespace: namespace, Name: name}
+	req := &controlv1.GetPipelineStatusRequest{Namespace: namespace, Name: name, Stale: c.opts.staleReads()}
 	resp, err := call(ctx, c, whenUnanswered, func(ctx context.Context, conn grpc.ClientConnInterface) (*controlv1.GetPipelineStatusResponse, error) {
 		return controlv1.NewAdminServiceClient(conn).GetPipelineStatus(ctx, req)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("get the status of pipeline %s/%s: %w", namespace, name, err)
 	}
+	c.opts.tell(resp.GetStaleness())
 	return resp.GetStatus(), nil
 }
 
@@ -164,21 +167,11 @@ func (c *Client) RestartPipeline(ctx context.Context, namespace, name string, fr
 // Sidecars returns the live sessions.
 func (c *Client) Sidecars(ctx context.Context) ([]*controlv1.Sidecar, error) {
 	resp, err := call(ctx, c, whenUnanswered, func(ctx context.Context, conn grpc.ClientConnInterface) (*controlv1.ListSidecarsResponse, error) {
-		return controlv1.NewAdminServiceClient(conn).ListSidecars(ctx, &controlv1.ListSidecarsRequest{})
+		return controlv1.NewAdminServiceClient(conn).ListSidecars(ctx, &controlv1.ListSidecarsRequest{Stale: c.opts.staleReads()})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list sidecars: %w", err)
 	}
+	c.opts.tell(resp.GetStaleness())
 	return resp.GetSidecars(), nil
-}
-
-// Cluster returns who the routers are and how they do.
-func (c *Client) Cluster(ctx context.Context) (*controlv1.GetClusterResponse, error) {
-	resp, err := call(ctx, c, whenUnanswered, func(ctx context.Context, conn grpc.ClientConnInterface) (*controlv1.GetClusterResponse, error) {
-		return controlv1.NewAdminServiceClient(conn).GetCluster(ctx, &controlv1.GetClusterRequest{})
-	})
-	if err != nil {
-		return nil, fmt.Errorf("get the cluster: %w", err)
-	}
-	return resp, nil
 }

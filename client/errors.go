@@ -31,6 +31,8 @@ const (
 	ReasonNoQuorum               Reason = "NO_QUORUM"
 	ReasonRevisionCompacted      Reason = "REVISION_COMPACTED"
 	ReasonNotAvailable           Reason = "NOT_AVAILABLE"
+	ReasonLagging                Reason = "LAGGING"
+	ReasonRouterUnreachable      Reason = "ROUTER_UNREACHABLE"
 )
 
 // The errors that callers branch on, with errors.Is.
@@ -59,6 +61,10 @@ var (
 	ErrRevisionCompacted = errors.New("the revision is too old")
 	// ErrNotAvailable is returned when the router knows what is asked but cannot do it in this version.
 	ErrNotAvailable = errors.New("not available in this version")
+	// ErrLagging is returned when a router has not caught up with the cluster yet: try again later.
+	ErrLagging = errors.New("the router lags behind")
+	// ErrRouterUnreachable is returned when the routers do not reach the one that a change is about.
+	ErrRouterUnreachable = errors.New("the router is not reached by the others")
 	// ErrUnreachable is returned when no router answered.
 	ErrUnreachable = errors.New("no router answered")
 	// ErrDenied is returned when the router does not know the caller or does not let it do this.
@@ -82,6 +88,8 @@ var sentinels = map[Reason]error{
 	ReasonNoQuorum:               ErrNoQuorum,
 	ReasonRevisionCompacted:      ErrRevisionCompacted,
 	ReasonNotAvailable:           ErrNotAvailable,
+	ReasonLagging:                ErrLagging,
+	ReasonRouterUnreachable:      ErrRouterUnreachable,
 }
 
 // byCode serves answers that carry no reason, such as those of a proxy or of a router that does not know a method.

@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"time"
+
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 )
 
 // The defaults of a Client.
@@ -23,6 +25,7 @@ type options struct {
 	retryFor time.Duration
 	logger   *slog.Logger
 	agent    string
+	stale    func(Staleness)
 }
 
 // WithTLS makes every connection use TLS with this configuration, which must hold the caller's certificate where routers ask for one.
@@ -40,6 +43,32 @@ func WithLogger(l *slog.Logger) Option { return func(o *options) { o.logger = l 
 
 // WithUserAgent names the calling program to the routers.
 func WithUserAgent(name string) Option { return func(o *options) { o.agent = name } }
+
+// Staleness says how old an answer may be that did not come from the leader.
+type Staleness struct {
+	// Server is the id of the router that answered.
+	Server string
+	// AppliedIndex is how far the state had come there.
+	AppliedIndex uint64
+	// Known is false when that router has never heard of a leader; Age means nothing then.
+	Known bool
+	// Age is the time since the leader was last heard there.
+	Age time.Duration
+}
+
+// WithStaleReads lets Get, List, PipelineStatus, Sidecars and Cluster be answered by whichever router is reached, without a leader and so also without a majority.
+// told is called with the age of every answer, concurrently when calls are. Everything else goes to the leader as before.
+func WithStaleReads(told func(Staleness)) Option { return func(o *options) { o.stale = told } }
+
+// staleReads is what requests ask for.
+func (o *options) staleReads() bool { return o.stale != nil }
+
+// tell reports the age of an answer.
+func (o *options) tell(s *controlv1.Staleness) {
+	if o.stale != nil && s != nil {
+		o.stale(Staleness{Server: s.GetServerId(), AppliedIndex: s.GetAppliedIndex(), Known: s.GetKnown(), Age: time.Duration(s.GetAgeMillis()) * time.Millisecond})
+	}
+}
 
 func (o *options) apply(opts []Option) {
 	o.timeout, o.retryFor, o.logger, o.agent = DefaultTimeout, DefaultRetryFor, slog.New(slog.DiscardHandler), "conveyor-client"
