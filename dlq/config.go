@@ -25,8 +25,13 @@ const (
 // Config says how a store keeps its letters. The zero value of every field but Dir means its default.
 type Config struct {
 	// Dir is the directory of the high-water mark, a file that says how far letters were acknowledged. It is made if missing. It
-	// belongs to one stream for ever and should be on stable storage of its own machine.
+	// belongs to one stream for ever and should be on stable storage of its own machine. It is not used with Mark.
 	Dir string
+	// Mark keeps the high-water mark elsewhere than in Dir, for a stream with copies that several machines open one after the other.
+	Mark Mark
+	// Replicas is how many servers of a cluster keep the letters; a letter is acknowledged when a majority of them has it. Default 1. The
+	// replicas of a stream that exists are raised to it, and never lowered.
+	Replicas int
 	// Stream names the stream and is the root of its subjects. Default DefaultStream.
 	Stream string
 	// MaxBytes bounds the bytes that letters take; a full store answers ErrFull. Default DefaultMaxBytes.
@@ -46,7 +51,7 @@ type Config struct {
 // Validate reports every fault of the configuration.
 func (c *Config) Validate() error {
 	var errs []error
-	if c.Dir == "" {
+	if c.Dir == "" && c.Mark == nil {
 		errs = append(errs, errors.New("dlq: Dir is empty"))
 	}
 	if strings.ContainsAny(c.Stream, ".*> /\\\t\r\n") {
@@ -60,6 +65,7 @@ func (c *Config) Validate() error {
 		{"MaxLetters", c.MaxLetters},
 		{"DuplicateWindow", int64(c.DuplicateWindow)},
 		{"Timeout", int64(c.Timeout)},
+		{"Replicas", int64(c.Replicas)},
 	} {
 		if f.value < 0 {
 			errs = append(errs, fmt.Errorf("dlq: %s is negative", f.name))
@@ -71,6 +77,9 @@ func (c *Config) Validate() error {
 func (c *Config) setDefaults() {
 	if c.Stream == "" {
 		c.Stream = DefaultStream
+	}
+	if c.Replicas == 0 {
+		c.Replicas = 1
 	}
 	if c.MaxBytes == 0 {
 		c.MaxBytes = DefaultMaxBytes

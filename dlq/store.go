@@ -61,7 +61,7 @@ func Open(ctx context.Context, js jetstream.JetStream, cfg Config) (*Store, erro
 		closing: make(chan struct{}),
 	}
 	s.queue.wake = make(chan struct{}, 1)
-	mark, found, err := openWatermark(cfg.Dir)
+	mark, found, err := openMark(ctx, &cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open dead-letter store %s: %w", cfg.Stream, err)
 	}
@@ -71,7 +71,7 @@ func Open(ctx context.Context, js jetstream.JetStream, cfg Config) (*Store, erro
 		err = s.audit(ctx, found)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open dead-letter store %s: %w", cfg.Stream, err), mark.file.Close())
+		return nil, errors.Join(fmt.Errorf("open dead-letter store %s: %w", cfg.Stream, err), mark.keeper.close())
 	}
 	s.workers.Go(s.storeQueued)
 	s.workers.Go(s.settleStored)
@@ -103,7 +103,7 @@ func (s *Store) openStream(ctx context.Context) error {
 		MaxBytes:   s.cfg.MaxBytes,
 		MaxMsgs:    s.cfg.MaxLetters,
 		MaxMsgSize: MaxEnvelopeBytes + maxHeaderBytes,
-		Replicas:   1,
+		Replicas:   s.cfg.Replicas,
 		Duplicates: s.cfg.DuplicateWindow,
 		// Reads by number in pages.
 		AllowDirect:        true,
@@ -121,7 +121,7 @@ func (s *Store) openStream(ctx context.Context) error {
 			return fmt.Errorf("stream %s exists and is not one of dead letters: it has %s storage and %s retention",
 				s.cfg.Stream, have.Config.Storage, have.Config.Retention)
 		}
-		want.Replicas, want.Placement = have.Config.Replicas, have.Config.Placement
+		want.Replicas, want.Placement = max(want.Replicas, have.Config.Replicas), have.Config.Placement
 		want.MaxBytes = max(want.MaxBytes, int64(min(have.State.Bytes, 1<<62)))
 		want.MaxMsgs = max(want.MaxMsgs, int64(min(have.State.Msgs, 1<<62)))
 		stream, err = s.js.UpdateStream(ctx, want)

@@ -1,6 +1,7 @@
 package dlq
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 )
 
 const (
@@ -24,17 +26,74 @@ const (
 // watermark is what the store remembers outside of the stream, so that a stream that lost letters cannot hide it: how far letters were
 // acknowledged, and how many of those were removed on purpose. Stream and mark must add up.
 //
-// Its file has two slots of fixed size that are written in turn, each with a checksum: a write that a power cut tears leaves the
-// other slot, with the state before it. Every acknowledgement waits for such a write, and one sync of a block that is in place
-// already costs a tenth of replacing a file.
+// Every acknowledgement waits until it is saved.
 type watermark struct {
-	file *os.File
+	keeper keeper
 
-	mu    sync.Mutex // held while the file is written
+	mu    sync.Mutex // held while it is saved
 	state markState
-	// saved is the highest Last on disk.
+	// saved is the highest Last that is saved.
 	saved uint64
 }
+
+// keeper is where a mark is kept.
+type keeper interface {
+	save(next *markState) error
+	close() error
+}
+
+// Mark keeps the high-water mark of a store. Its methods are not called concurrently.
+type Mark interface {
+	// Load returns what was saved last; nil when nothing ever was.
+	Load(ctx context.Context) ([]byte, error)
+	// Save replaces what was saved, version by version: it must fail when somebody else has saved since the last Load or Save of this store. What it has returned for is
+	// on stable storage.
+	Save(ctx context.Context, mark []byte, version uint64) error
+}
+
+// openMark opens the mark that the configuration names; found says that it has been written to.
+func openMark(ctx context.Context, cfg *Config) (w *watermark, found bool, err error) {
+	if cfg.Mark == nil {
+		return openWatermark(cfg.Dir)
+	}
+	b, err := cfg.Mark.Load(ctx)
+	if err != nil {
+		return nil, false, fmt.Errorf("read the high-water mark: %w", err)
+	}
+	w = &watermark{keeper: &elsewhere{mark: cfg.Mark, timeout: cfg.Timeout}}
+	if b == nil {
+		return w, false, nil
+	}
+	if err := json.Unmarshal(b, &w.state); err != nil {
+		return nil, false, fmt.Errorf("read the high-water mark: %w", err)
+	}
+	w.saved = w.state.Last
+	return w, true, nil
+}
+
+// elsewhere keeps a mark by a Mark of the caller's.
+type elsewhere struct {
+	mark    Mark
+	timeout time.Duration
+}
+
+func (e *elsewhere) save(next *markState) error {
+	b, err := json.Marshal(next)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), e.timeout)
+	defer cancel()
+	return e.mark.Save(ctx, b, next.Version)
+}
+
+func (e *elsewhere) close() error { return nil }
+
+// slots keeps a mark in a file.
+//
+// The file has two slots of fixed size that are written in turn, each with a checksum: a write that a power cut tears leaves the
+// other slot, with the state before it. One sync of a block that is in place already costs a tenth of replacing a file.
+type slots struct{ file *os.File }
 
 // markState is the content of a slot.
 type markState struct {
@@ -67,10 +126,11 @@ func openWatermark(dir string) (w *watermark, found bool, err error) {
 	default:
 		found = true
 	}
-	w = &watermark{file: f}
-	if err := w.load(); err != nil {
+	w = &watermark{keeper: slots{f}}
+	if w.state, err = (slots{f}).load(); err != nil {
 		return nil, false, errors.Join(fmt.Errorf("read the high-water mark: %w", err), f.Close())
 	}
+	w.saved = w.state.Last
 	// A mark that was made but never written to says nothing about the stream.
 	return w, found && w.state.Version > 1, nil
 }
@@ -109,32 +169,33 @@ func createWatermark(path string) (f *os.File, err error) {
 }
 
 // load takes the newer of the sound slots.
-func (w *watermark) load() error {
+func (s slots) load() (state markState, err error) {
 	for slot := range int64(2) {
 		b := make([]byte, slotBytes)
-		if _, err := w.file.ReadAt(b, slot*slotBytes); err != nil {
-			return fmt.Errorf("%s: %w", w.file.Name(), err)
+		if _, err := s.file.ReadAt(b, slot*slotBytes); err != nil {
+			return state, fmt.Errorf("%s: %w", s.file.Name(), err)
 		}
-		if state, ok := decodeMark(b); ok && state.Version > w.state.Version {
-			w.state = state
+		if found, ok := decodeMark(b); ok && found.Version > state.Version {
+			state = found
 		}
 	}
-	if w.state.Version == 0 {
-		return fmt.Errorf("%s is damaged; after moving it away the store opens, but cannot tell whether letters are missing", w.file.Name())
+	if state.Version == 0 {
+		return state, fmt.Errorf("%s is damaged; after moving it away the store opens, but cannot tell whether letters are missing", s.file.Name())
 	}
-	w.saved = w.state.Last
-	return nil
+	return state, nil
 }
 
-// close writes the state into both slots, so that damage to one of them is harmless, and closes the file.
+// close writes the state into both slots of a file, so that damage to one of them is harmless, and ends its use.
 func (w *watermark) close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	err := w.save()
-	if err == nil {
-		err = w.save()
+	var err error
+	if _, ok := w.keeper.(slots); ok {
+		if err = w.save(); err == nil {
+			err = w.save()
+		}
 	}
-	return errors.Join(err, w.file.Close())
+	return errors.Join(err, w.keeper.close())
 }
 
 // advance makes durable that letters up to last were acknowledged.
@@ -211,24 +272,30 @@ func (w *watermark) snapshot() markState {
 	return state
 }
 
-// save writes the slot whose turn it is. The lock is held.
+// save saves the state as the next version. The lock is held.
 func (w *watermark) save() error {
 	next := w.state
 	next.Version++
-	b, err := encodeMark(&next)
-	if err == nil {
-		_, err = w.file.WriteAt(b, slotOf(next.Version))
-	}
-	if err == nil {
-		err = syncData(w.file)
-	}
-	if err != nil {
-		// The same slot again next time: the other one is sound.
+	if err := w.keeper.save(&next); err != nil {
 		return fmt.Errorf("write the high-water mark: %w", err)
 	}
 	w.state.Version, w.saved = next.Version, next.Last
 	return nil
 }
+
+// save writes the slot whose turn it is. After an error the same one is written again next time: the other one is sound.
+func (s slots) save(next *markState) error {
+	b, err := encodeMark(next)
+	if err == nil {
+		_, err = s.file.WriteAt(b, slotOf(next.Version))
+	}
+	if err == nil {
+		err = syncData(s.file)
+	}
+	return err
+}
+
+func (s slots) close() error { return s.file.Close() }
 
 // slotOf returns where a version is written: not over the one before it.
 func slotOf(version uint64) int64 { return int64(version%2) * slotBytes }

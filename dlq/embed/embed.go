@@ -1,6 +1,6 @@
 // Package embed runs a NATS server with JetStream inside the process, for the dead letters of one machine.
 //
-// The server has no listener: only this process can reach it. It syncs every write to disk before it confirms it, and nothing it logs
+// A server that is alone has no listener: only this process can reach it. Those of a cluster listen for each other. It syncs every write to disk before it confirms it, and nothing it logs
 // or suffers ends the process.
 package embed
 
@@ -43,6 +43,9 @@ type Config struct {
 	MaxPayload int32
 	// StartTimeout bounds how long Open waits for the server, which reads its streams first. Default 30 seconds.
 	StartTimeout time.Duration
+	// Cluster makes it one of several servers. Nil: it is alone, and reached by this process only. A directory belongs to one of the two for ever: the server of a
+	// cluster removes the streams that a lone one left behind.
+	Cluster *Cluster
 	// Logger receives the server's own log. Default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -52,6 +55,7 @@ type Server struct {
 	ns       *server.Server
 	log      *natsLogger
 	maxStore int64
+	secrets  *secrets // nil outside of a cluster
 
 	mu    sync.Mutex
 	conns []*nats.Conn
@@ -82,14 +86,25 @@ func Open(cfg Config) (*Server, error) {
 	if cfg.StartTimeout == 0 {
 		cfg.StartTimeout = defaultStartTimeout
 	}
+	opts := options(&cfg, dir)
+	var keys *secrets
+	if cfg.Cluster != nil {
+		if err := cfg.Cluster.check(); err != nil {
+			return nil, fmt.Errorf("open embedded NATS server in %s: %w", dir, err)
+		}
+		keys = newSecrets()
+		if err := cfg.Cluster.apply(opts, keys); err != nil {
+			return nil, fmt.Errorf("open embedded NATS server in %s: %w", dir, err)
+		}
+	}
 	log := newNATSLogger(cfg.Logger)
-	ns, err := server.NewServer(options(&cfg, dir))
+	ns, err := server.NewServer(opts)
 	if err != nil {
 		return nil, fmt.Errorf("open embedded NATS server in %s: %w", dir, err)
 	}
 	ns.SetLoggerV2(log, false, false, false)
 
-	s := &Server{ns: ns, log: log, maxStore: cfg.MaxStoreBytes, closing: make(chan struct{})}
+	s := &Server{ns: ns, log: log, maxStore: cfg.MaxStoreBytes, secrets: keys, closing: make(chan struct{})}
 	ns.Start()
 	s.watch.Go(func() {
 		ns.WaitForShutdown()
@@ -162,9 +177,12 @@ func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
 		return nil, ErrClosed
 	default:
 	}
-	nc, err := nats.Connect("", append([]nats.Option{nats.InProcessServer(s.ns), nats.Name("conveyor")}, opts...)...)
+	if s.secrets != nil {
+		opts = append([]nats.Option{nats.UserInfo(appUser, s.secrets.app)}, opts...)
+	}
+	nc, err := s.connect(opts...)
 	if err != nil {
-		return nil, fmt.Errorf("connect to the embedded NATS server: %w", err)
+		return nil, err
 	}
 	s.conns = append(s.conns, nc)
 	return nc, nil

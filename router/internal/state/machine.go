@@ -25,6 +25,11 @@ const (
 	Conflict     Reason = "CONFLICT"
 	SessionEnded Reason = "SESSION_ENDED"
 	Malformed    Reason = "MALFORMED"
+	// ClientSessionEnded: a change came under a client session that has ended.
+	ClientSessionEnded Reason = "CLIENT_SESSION_ENDED"
+	// Answered: the client had said that it has the answer.
+	Answered Reason = "ANSWERED"
+	TooMany  Reason = "TOO_MANY"
 )
 
 // RejectedError is a command's result when it changed nothing.
@@ -59,6 +64,9 @@ type Machine struct {
 	pipelines   map[string]*statepb.Pipeline
 	assignments map[StageKey]*statepb.Assignment
 	lanes       map[string]map[laneKey]*statepb.Checkpoint
+	routers     map[string]*statepb.Router
+	clients     map[uint64]*clientSession
+	letterMark  *statepb.LetterMark
 
 	view    *View         // nil when it is out of date
 	changed chan struct{} // closed and replaced at changes other than of checkpoints
@@ -81,6 +89,9 @@ func (m *Machine) clear() {
 	m.pipelines = map[string]*statepb.Pipeline{}
 	m.assignments = map[StageKey]*statepb.Assignment{}
 	m.lanes = map[string]map[laneKey]*statepb.Checkpoint{}
+	m.routers = map[string]*statepb.Router{}
+	m.clients = map[uint64]*clientSession{}
+	m.letterMark = nil
 	m.view = nil
 	m.events = eventLog{}
 }
@@ -94,10 +105,20 @@ func (m *Machine) Apply(index uint64, cmd []byte) any {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.index = index
-	if s, ok := c.GetKind().(*statepb.Command_StoreCheckpoints); ok {
-		return m.storeCheckpoints(s.StoreCheckpoints)
+	// These come often, and are no part of the view.
+	switch k := c.GetKind().(type) {
+	case *statepb.Command_StoreCheckpoints:
+		return m.storeCheckpoints(k.StoreCheckpoints)
+	case *statepb.Command_StoreLetterMark:
+		return m.storeLetterMark(k.StoreLetterMark)
 	}
-	result := m.dispatch(index, &c)
+	apply := func() any { return m.dispatch(index, &c) }
+	var result any
+	if c.GetClient() != nil {
+		result = m.asClient(index, c.GetClient(), apply)
+	} else {
+		result = apply()
+	}
 	if _, refused := result.(*RejectedError); !refused && result != any(0) {
 		close(m.changed)
 		m.changed = make(chan struct{})
@@ -137,6 +158,14 @@ func (m *Machine) dispatch(index uint64, c *statepb.Command) any {
 		return m.assign(index, k.Assign)
 	case *statepb.Command_EndAssignments:
 		return value(m.endAssignments(k.EndAssignments))
+	case *statepb.Command_AnnounceRouter:
+		return m.announceRouter(k.AnnounceRouter)
+	case *statepb.Command_ForgetRouter:
+		return m.forgetRouter(k.ForgetRouter)
+	case *statepb.Command_OpenClientSession:
+		return m.openClientSession(index, k.OpenClientSession)
+	case *statepb.Command_EndClientSession:
+		return m.endClientSession(k.EndClientSession)
 	default:
 		return raftstore.Halt{Reason: "the log holds a command that this version does not know: start the version that wrote it, or a newer one"}
 	}
@@ -166,6 +195,8 @@ type View struct {
 	Sessions    map[string]*statepb.Session
 	Pipelines   map[string]*statepb.Pipeline
 	Assignments map[StageKey]*statepb.Assignment
+	// Routers have announced themselves, by server id. One of them may be no member of the cluster any more.
+	Routers map[string]*statepb.Router
 }
 
 // View returns the present state.
@@ -182,7 +213,7 @@ func (m *Machine) View() *View {
 		m.view = &View{
 			Index: m.index, ClusterID: m.clusterID, Incarnation: m.incarnation,
 			Resources: maps.Clone(m.resources), Sessions: maps.Clone(m.sessions),
-			Pipelines: maps.Clone(m.pipelines), Assignments: maps.Clone(m.assignments),
+			Pipelines: maps.Clone(m.pipelines), Assignments: maps.Clone(m.assignments), Routers: maps.Clone(m.routers),
 		}
 	}
 	return m.view

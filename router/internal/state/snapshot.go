@@ -28,7 +28,8 @@ func (m *Machine) Snapshot() (func(io.Writer) error, error) {
 	c := &Machine{
 		index: m.index, clusterID: m.clusterID, incarnation: m.incarnation,
 		resources: maps.Clone(m.resources), sessions: maps.Clone(m.sessions), pipelines: maps.Clone(m.pipelines), assignments: maps.Clone(m.assignments),
-		lanes: make(map[string]map[laneKey]*statepb.Checkpoint, len(m.lanes)),
+		lanes:   make(map[string]map[laneKey]*statepb.Checkpoint, len(m.lanes)),
+		routers: maps.Clone(m.routers), clients: maps.Clone(m.clients), letterMark: m.letterMark,
 	}
 	for name, lanes := range m.lanes {
 		c.lanes[name] = maps.Clone(lanes)
@@ -67,6 +68,15 @@ func (m *Machine) write(w io.Writer) error {
 		for _, k := range slices.SortedFunc(maps.Keys(m.lanes[name]), compareLanes) {
 			put(&statepb.SnapshotEntry{Entry: &statepb.SnapshotEntry_Checkpoint{Checkpoint: m.lanes[name][k]}})
 		}
+	}
+	for _, id := range SortedKeys(m.routers) {
+		put(&statepb.SnapshotEntry{Entry: &statepb.SnapshotEntry_Router{Router: m.routers[id]}})
+	}
+	for _, id := range sortedIDs(m.clients) {
+		put(&statepb.SnapshotEntry{Entry: &statepb.SnapshotEntry_ClientSession{ClientSession: m.clients[id].toSnapshot()}})
+	}
+	if m.letterMark != nil {
+		put(&statepb.SnapshotEntry{Entry: &statepb.SnapshotEntry_LetterMark{LetterMark: m.letterMark}})
 	}
 	put(&statepb.SnapshotEntry{Entry: &statepb.SnapshotEntry_End{End: &statepb.SnapshotEnd{Entries: count}}})
 	if failed == nil {
@@ -129,6 +139,12 @@ func (m *Machine) read(r io.Reader) error {
 				m.lanes[e.Checkpoint.GetPipeline()] = lanes
 			}
 			lanes[laneKey{e.Checkpoint.GetSourceStage(), e.Checkpoint.GetSource(), e.Checkpoint.GetPartition()}] = e.Checkpoint
+		case *statepb.SnapshotEntry_Router:
+			m.routers[e.Router.GetServerId()] = e.Router
+		case *statepb.SnapshotEntry_ClientSession:
+			m.clients[e.ClientSession.GetId()] = fromSnapshot(e.ClientSession)
+		case *statepb.SnapshotEntry_LetterMark:
+			m.letterMark = e.LetterMark
 		case *statepb.SnapshotEntry_End:
 			if e.End.GetEntries() != count {
 				return fmt.Errorf("it holds %d entries of %d", count, e.End.GetEntries())

@@ -59,7 +59,10 @@ func drawCommand(t *rapid.T, guess uint64, v *state.View) *statepb.Command {
 	generation := func(pipeline string) uint64 { return fit(v.Pipelines[pipeline].GetGeneration()) }
 	session := func(id string) uint64 { return fit(v.Sessions[id].GetEpoch()) }
 	c := &statepb.Command{AtUnixNano: int64(index())}
-	switch rapid.IntRange(0, 16).Draw(t, "kind") {
+	if rapid.IntRange(0, 4).Draw(t, "client") == 0 {
+		c.Client = &statepb.Client{Session: index(), Sequence: rapid.Uint64Range(0, 5).Draw(t, "change"), LowestUnanswered: rapid.Uint64Range(0, 4).Draw(t, "lowest"), Reply: []byte{1}}
+	}
+	switch rapid.IntRange(0, 20).Draw(t, "kind") {
 	case 0:
 		c.Kind = &statepb.Command_Found{Found: &statepb.Found{ClusterId: "c", Incarnation: 1}}
 	case 1:
@@ -105,6 +108,17 @@ func drawCommand(t *rapid.T, guess uint64, v *state.View) *statepb.Command {
 				Completed: rapid.Bool().Draw(t, "completed"),
 			}},
 		}}
+	case 17:
+		c.Kind = &statepb.Command_OpenClientSession{OpenClientSession: &statepb.OpenClientSession{Identity: name()}}
+	case 18:
+		c.Kind = &statepb.Command_EndClientSession{EndClientSession: &statepb.EndClientSession{Session: index(), LastIndex: index()}}
+	case 19:
+		c.Kind = &statepb.Command_AnnounceRouter{AnnounceRouter: &statepb.AnnounceRouter{Router: &statepb.Router{ServerId: name(), FeatureLevel: 1}}}
+		if rapid.Bool().Draw(t, "forget") {
+			c.Kind = &statepb.Command_ForgetRouter{ForgetRouter: &statepb.ForgetRouter{ServerId: name()}}
+		}
+	case 20:
+		c.Kind = &statepb.Command_StoreLetterMark{StoreLetterMark: &statepb.StoreLetterMark{Version: rapid.Uint64Range(0, 4).Draw(t, "version"), Mark: []byte{byte(index())}}}
 	case 16:
 		p := full()
 		c.Kind = &statepb.Command_ReleasePipeline{ReleasePipeline: &statepb.ReleasePipeline{Pipeline: p, Generation: generation(p)}}

@@ -28,6 +28,8 @@ type Command struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// at is the leader's time, for people; no decision depends on it.
 	AtUnixNano int64 `protobuf:"varint,1,opt,name=at_unix_nano,json=atUnixNano,proto3" json:"at_unix_nano,omitempty"`
+	// client is who sent the change, so that a repeat is recognised; it is not set for what the leader decides by itself.
+	Client *Client `protobuf:"bytes,2,opt,name=client,proto3" json:"client,omitempty"`
 	// Types that are valid to be assigned to Kind:
 	//
 	//	*Command_Found
@@ -44,6 +46,11 @@ type Command struct {
 	//	*Command_EndAssignments
 	//	*Command_StoreCheckpoints
 	//	*Command_ReleasePipeline
+	//	*Command_AnnounceRouter
+	//	*Command_ForgetRouter
+	//	*Command_StoreLetterMark
+	//	*Command_OpenClientSession
+	//	*Command_EndClientSession
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -84,6 +91,13 @@ func (x *Command) GetAtUnixNano() int64 {
 		return x.AtUnixNano
 	}
 	return 0
+}
+
+func (x *Command) GetClient() *Client {
+	if x != nil {
+		return x.Client
+	}
+	return nil
 }
 
 func (x *Command) GetKind() isCommand_Kind {
@@ -219,6 +233,51 @@ func (x *Command) GetReleasePipeline() *ReleasePipeline {
 	return nil
 }
 
+func (x *Command) GetAnnounceRouter() *AnnounceRouter {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_AnnounceRouter); ok {
+			return x.AnnounceRouter
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetForgetRouter() *ForgetRouter {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_ForgetRouter); ok {
+			return x.ForgetRouter
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetStoreLetterMark() *StoreLetterMark {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_StoreLetterMark); ok {
+			return x.StoreLetterMark
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetOpenClientSession() *OpenClientSession {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_OpenClientSession); ok {
+			return x.OpenClientSession
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetEndClientSession() *EndClientSession {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_EndClientSession); ok {
+			return x.EndClientSession
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -279,6 +338,26 @@ type Command_ReleasePipeline struct {
 	ReleasePipeline *ReleasePipeline `protobuf:"bytes,23,opt,name=release_pipeline,json=releasePipeline,proto3,oneof"`
 }
 
+type Command_AnnounceRouter struct {
+	AnnounceRouter *AnnounceRouter `protobuf:"bytes,24,opt,name=announce_router,json=announceRouter,proto3,oneof"`
+}
+
+type Command_ForgetRouter struct {
+	ForgetRouter *ForgetRouter `protobuf:"bytes,25,opt,name=forget_router,json=forgetRouter,proto3,oneof"`
+}
+
+type Command_StoreLetterMark struct {
+	StoreLetterMark *StoreLetterMark `protobuf:"bytes,26,opt,name=store_letter_mark,json=storeLetterMark,proto3,oneof"`
+}
+
+type Command_OpenClientSession struct {
+	OpenClientSession *OpenClientSession `protobuf:"bytes,27,opt,name=open_client_session,json=openClientSession,proto3,oneof"`
+}
+
+type Command_EndClientSession struct {
+	EndClientSession *EndClientSession `protobuf:"bytes,28,opt,name=end_client_session,json=endClientSession,proto3,oneof"`
+}
+
 func (*Command_Found) isCommand_Kind() {}
 
 func (*Command_PutResources) isCommand_Kind() {}
@@ -307,6 +386,328 @@ func (*Command_StoreCheckpoints) isCommand_Kind() {}
 
 func (*Command_ReleasePipeline) isCommand_Kind() {}
 
+func (*Command_AnnounceRouter) isCommand_Kind() {}
+
+func (*Command_ForgetRouter) isCommand_Kind() {}
+
+func (*Command_StoreLetterMark) isCommand_Kind() {}
+
+func (*Command_OpenClientSession) isCommand_Kind() {}
+
+func (*Command_EndClientSession) isCommand_Kind() {}
+
+// Client names one change of a client session. It is applied at most once.
+type Client struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Session  uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	Sequence uint64                 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// lowest_unanswered: what the client has the answers of lies below, and is forgotten.
+	LowestUnanswered uint64 `protobuf:"varint,3,opt,name=lowest_unanswered,json=lowestUnanswered,proto3" json:"lowest_unanswered,omitempty"`
+	// reply is kept for a repeat when the change was made.
+	Reply         []byte `protobuf:"bytes,4,opt,name=reply,proto3" json:"reply,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Client) Reset() {
+	*x = Client{}
+	mi := &file_state_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Client) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Client) ProtoMessage() {}
+
+func (x *Client) ProtoReflect() protoreflect.Message {
+	mi := &file_state_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Client.ProtoReflect.Descriptor instead.
+func (*Client) Descriptor() ([]byte, []int) {
+	return file_state_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Client) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *Client) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Client) GetLowestUnanswered() uint64 {
+	if x != nil {
+		return x.LowestUnanswered
+	}
+	return 0
+}
+
+func (x *Client) GetReply() []byte {
+	if x != nil {
+		return x.Reply
+	}
+	return nil
+}
+
+// AnnounceRouter tells what others need to know of a router.
+type AnnounceRouter struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Router        *Router                `protobuf:"bytes,1,opt,name=router,proto3" json:"router,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnnounceRouter) Reset() {
+	*x = AnnounceRouter{}
+	mi := &file_state_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnnounceRouter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnnounceRouter) ProtoMessage() {}
+
+func (x *AnnounceRouter) ProtoReflect() protoreflect.Message {
+	mi := &file_state_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnnounceRouter.ProtoReflect.Descriptor instead.
+func (*AnnounceRouter) Descriptor() ([]byte, []int) {
+	return file_state_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *AnnounceRouter) GetRouter() *Router {
+	if x != nil {
+		return x.Router
+	}
+	return nil
+}
+
+// ForgetRouter removes one that is no member of the cluster any more.
+type ForgetRouter struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ServerId      string                 `protobuf:"bytes,1,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetRouter) Reset() {
+	*x = ForgetRouter{}
+	mi := &file_state_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetRouter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetRouter) ProtoMessage() {}
+
+func (x *ForgetRouter) ProtoReflect() protoreflect.Message {
+	mi := &file_state_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetRouter.ProtoReflect.Descriptor instead.
+func (*ForgetRouter) Descriptor() ([]byte, []int) {
+	return file_state_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ForgetRouter) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+// StoreLetterMark replaces the high-water mark of the dead letters, version by version.
+type StoreLetterMark struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Mark          []byte                 `protobuf:"bytes,2,opt,name=mark,proto3" json:"mark,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreLetterMark) Reset() {
+	*x = StoreLetterMark{}
+	mi := &file_state_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreLetterMark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreLetterMark) ProtoMessage() {}
+
+func (x *StoreLetterMark) ProtoReflect() protoreflect.Message {
+	mi := &file_state_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreLetterMark.ProtoReflect.Descriptor instead.
+func (*StoreLetterMark) Descriptor() ([]byte, []int) {
+	return file_state_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *StoreLetterMark) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *StoreLetterMark) GetMark() []byte {
+	if x != nil {
+		return x.Mark
+	}
+	return nil
+}
+
+// OpenClientSession begins a session, whose id is the index of the command.
+type OpenClientSession struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Identity      string                 `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenClientSession) Reset() {
+	*x = OpenClientSession{}
+	mi := &file_state_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenClientSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenClientSession) ProtoMessage() {}
+
+func (x *OpenClientSession) ProtoReflect() protoreflect.Message {
+	mi := &file_state_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenClientSession.ProtoReflect.Descriptor instead.
+func (*OpenClientSession) Descriptor() ([]byte, []int) {
+	return file_state_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *OpenClientSession) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+// EndClientSession ends a session if it was last used at an index; 0 ends it in any case.
+type EndClientSession struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	LastIndex     uint64                 `protobuf:"varint,2,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndClientSession) Reset() {
+	*x = EndClientSession{}
+	mi := &file_state_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndClientSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndClientSession) ProtoMessage() {}
+
+func (x *EndClientSession) ProtoReflect() protoreflect.Message {
+	mi := &file_state_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndClientSession.ProtoReflect.Descriptor instead.
+func (*EndClientSession) Descriptor() ([]byte, []int) {
+	return file_state_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *EndClientSession) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *EndClientSession) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
+}
+
 // Found names the cluster, once.
 type Found struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -318,7 +719,7 @@ type Found struct {
 
 func (x *Found) Reset() {
 	*x = Found{}
-	mi := &file_state_proto_msgTypes[1]
+	mi := &file_state_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -330,7 +731,7 @@ func (x *Found) String() string {
 func (*Found) ProtoMessage() {}
 
 func (x *Found) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[1]
+	mi := &file_state_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -343,7 +744,7 @@ func (x *Found) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Found.ProtoReflect.Descriptor instead.
 func (*Found) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{1}
+	return file_state_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Found) GetClusterId() string {
@@ -370,7 +771,7 @@ type PutResources struct {
 
 func (x *PutResources) Reset() {
 	*x = PutResources{}
-	mi := &file_state_proto_msgTypes[2]
+	mi := &file_state_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -382,7 +783,7 @@ func (x *PutResources) String() string {
 func (*PutResources) ProtoMessage() {}
 
 func (x *PutResources) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[2]
+	mi := &file_state_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -395,7 +796,7 @@ func (x *PutResources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResources.ProtoReflect.Descriptor instead.
 func (*PutResources) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{2}
+	return file_state_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PutResources) GetResources() []*PutResource {
@@ -424,7 +825,7 @@ type PutResource struct {
 
 func (x *PutResource) Reset() {
 	*x = PutResource{}
-	mi := &file_state_proto_msgTypes[3]
+	mi := &file_state_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -436,7 +837,7 @@ func (x *PutResource) String() string {
 func (*PutResource) ProtoMessage() {}
 
 func (x *PutResource) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[3]
+	mi := &file_state_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -449,7 +850,7 @@ func (x *PutResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResource.ProtoReflect.Descriptor instead.
 func (*PutResource) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{3}
+	return file_state_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PutResource) GetKind() string {
@@ -519,7 +920,7 @@ type DeleteResource struct {
 
 func (x *DeleteResource) Reset() {
 	*x = DeleteResource{}
-	mi := &file_state_proto_msgTypes[4]
+	mi := &file_state_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +932,7 @@ func (x *DeleteResource) String() string {
 func (*DeleteResource) ProtoMessage() {}
 
 func (x *DeleteResource) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[4]
+	mi := &file_state_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +945,7 @@ func (x *DeleteResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResource.ProtoReflect.Descriptor instead.
 func (*DeleteResource) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{4}
+	return file_state_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeleteResource) GetKind() string {
@@ -585,7 +986,7 @@ type OpenSession struct {
 
 func (x *OpenSession) Reset() {
 	*x = OpenSession{}
-	mi := &file_state_proto_msgTypes[5]
+	mi := &file_state_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -597,7 +998,7 @@ func (x *OpenSession) String() string {
 func (*OpenSession) ProtoMessage() {}
 
 func (x *OpenSession) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[5]
+	mi := &file_state_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -610,7 +1011,7 @@ func (x *OpenSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenSession.ProtoReflect.Descriptor instead.
 func (*OpenSession) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{5}
+	return file_state_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *OpenSession) GetSidecarId() string {
@@ -673,7 +1074,7 @@ type EndSession struct {
 
 func (x *EndSession) Reset() {
 	*x = EndSession{}
-	mi := &file_state_proto_msgTypes[6]
+	mi := &file_state_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -685,7 +1086,7 @@ func (x *EndSession) String() string {
 func (*EndSession) ProtoMessage() {}
 
 func (x *EndSession) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[6]
+	mi := &file_state_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -698,7 +1099,7 @@ func (x *EndSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndSession.ProtoReflect.Descriptor instead.
 func (*EndSession) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{6}
+	return file_state_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *EndSession) GetSidecarId() string {
@@ -726,7 +1127,7 @@ type SetEndpoints struct {
 
 func (x *SetEndpoints) Reset() {
 	*x = SetEndpoints{}
-	mi := &file_state_proto_msgTypes[7]
+	mi := &file_state_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +1139,7 @@ func (x *SetEndpoints) String() string {
 func (*SetEndpoints) ProtoMessage() {}
 
 func (x *SetEndpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[7]
+	mi := &file_state_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +1152,7 @@ func (x *SetEndpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetEndpoints.ProtoReflect.Descriptor instead.
 func (*SetEndpoints) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{7}
+	return file_state_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SetEndpoints) GetSidecarId() string {
@@ -789,7 +1190,7 @@ type AdoptPlan struct {
 
 func (x *AdoptPlan) Reset() {
 	*x = AdoptPlan{}
-	mi := &file_state_proto_msgTypes[8]
+	mi := &file_state_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +1202,7 @@ func (x *AdoptPlan) String() string {
 func (*AdoptPlan) ProtoMessage() {}
 
 func (x *AdoptPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[8]
+	mi := &file_state_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +1215,7 @@ func (x *AdoptPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptPlan.ProtoReflect.Descriptor instead.
 func (*AdoptPlan) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{8}
+	return file_state_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AdoptPlan) GetPipeline() string {
@@ -856,7 +1257,7 @@ type DrainPipeline struct {
 
 func (x *DrainPipeline) Reset() {
 	*x = DrainPipeline{}
-	mi := &file_state_proto_msgTypes[9]
+	mi := &file_state_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -868,7 +1269,7 @@ func (x *DrainPipeline) String() string {
 func (*DrainPipeline) ProtoMessage() {}
 
 func (x *DrainPipeline) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[9]
+	mi := &file_state_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -881,7 +1282,7 @@ func (x *DrainPipeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainPipeline.ProtoReflect.Descriptor instead.
 func (*DrainPipeline) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{9}
+	return file_state_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DrainPipeline) GetPipeline() string {
@@ -909,7 +1310,7 @@ type CutPipeline struct {
 
 func (x *CutPipeline) Reset() {
 	*x = CutPipeline{}
-	mi := &file_state_proto_msgTypes[10]
+	mi := &file_state_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -921,7 +1322,7 @@ func (x *CutPipeline) String() string {
 func (*CutPipeline) ProtoMessage() {}
 
 func (x *CutPipeline) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[10]
+	mi := &file_state_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -934,7 +1335,7 @@ func (x *CutPipeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutPipeline.ProtoReflect.Descriptor instead.
 func (*CutPipeline) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{10}
+	return file_state_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CutPipeline) GetPipeline() string {
@@ -963,7 +1364,7 @@ type RestartPipeline struct {
 
 func (x *RestartPipeline) Reset() {
 	*x = RestartPipeline{}
-	mi := &file_state_proto_msgTypes[11]
+	mi := &file_state_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1376,7 @@ func (x *RestartPipeline) String() string {
 func (*RestartPipeline) ProtoMessage() {}
 
 func (x *RestartPipeline) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[11]
+	mi := &file_state_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1389,7 @@ func (x *RestartPipeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPipeline.ProtoReflect.Descriptor instead.
 func (*RestartPipeline) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{11}
+	return file_state_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RestartPipeline) GetPipeline() string {
@@ -1023,7 +1424,7 @@ type ReleasePipeline struct {
 
 func (x *ReleasePipeline) Reset() {
 	*x = ReleasePipeline{}
-	mi := &file_state_proto_msgTypes[12]
+	mi := &file_state_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1035,7 +1436,7 @@ func (x *ReleasePipeline) String() string {
 func (*ReleasePipeline) ProtoMessage() {}
 
 func (x *ReleasePipeline) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[12]
+	mi := &file_state_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1048,7 +1449,7 @@ func (x *ReleasePipeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleasePipeline.ProtoReflect.Descriptor instead.
 func (*ReleasePipeline) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{12}
+	return file_state_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReleasePipeline) GetPipeline() string {
@@ -1075,7 +1476,7 @@ type Assign struct {
 
 func (x *Assign) Reset() {
 	*x = Assign{}
-	mi := &file_state_proto_msgTypes[13]
+	mi := &file_state_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1087,7 +1488,7 @@ func (x *Assign) String() string {
 func (*Assign) ProtoMessage() {}
 
 func (x *Assign) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[13]
+	mi := &file_state_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1100,7 +1501,7 @@ func (x *Assign) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assign.ProtoReflect.Descriptor instead.
 func (*Assign) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{13}
+	return file_state_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Assign) GetChanges() []*AssignChange {
@@ -1130,7 +1531,7 @@ type AssignChange struct {
 
 func (x *AssignChange) Reset() {
 	*x = AssignChange{}
-	mi := &file_state_proto_msgTypes[14]
+	mi := &file_state_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1142,7 +1543,7 @@ func (x *AssignChange) String() string {
 func (*AssignChange) ProtoMessage() {}
 
 func (x *AssignChange) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[14]
+	mi := &file_state_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1155,7 +1556,7 @@ func (x *AssignChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignChange.ProtoReflect.Descriptor instead.
 func (*AssignChange) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{14}
+	return file_state_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AssignChange) GetPipeline() string {
@@ -1232,7 +1633,7 @@ type EndAssignments struct {
 
 func (x *EndAssignments) Reset() {
 	*x = EndAssignments{}
-	mi := &file_state_proto_msgTypes[15]
+	mi := &file_state_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1244,7 +1645,7 @@ func (x *EndAssignments) String() string {
 func (*EndAssignments) ProtoMessage() {}
 
 func (x *EndAssignments) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[15]
+	mi := &file_state_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1257,7 +1658,7 @@ func (x *EndAssignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndAssignments.ProtoReflect.Descriptor instead.
 func (*EndAssignments) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{15}
+	return file_state_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *EndAssignments) GetSidecarId() string {
@@ -1295,7 +1696,7 @@ type EndedAssignment struct {
 
 func (x *EndedAssignment) Reset() {
 	*x = EndedAssignment{}
-	mi := &file_state_proto_msgTypes[16]
+	mi := &file_state_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1307,7 +1708,7 @@ func (x *EndedAssignment) String() string {
 func (*EndedAssignment) ProtoMessage() {}
 
 func (x *EndedAssignment) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[16]
+	mi := &file_state_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1320,7 +1721,7 @@ func (x *EndedAssignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndedAssignment.ProtoReflect.Descriptor instead.
 func (*EndedAssignment) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{16}
+	return file_state_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *EndedAssignment) GetPipeline() string {
@@ -1377,7 +1778,7 @@ type StoreCheckpoints struct {
 
 func (x *StoreCheckpoints) Reset() {
 	*x = StoreCheckpoints{}
-	mi := &file_state_proto_msgTypes[17]
+	mi := &file_state_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1389,7 +1790,7 @@ func (x *StoreCheckpoints) String() string {
 func (*StoreCheckpoints) ProtoMessage() {}
 
 func (x *StoreCheckpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[17]
+	mi := &file_state_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1402,7 +1803,7 @@ func (x *StoreCheckpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreCheckpoints.ProtoReflect.Descriptor instead.
 func (*StoreCheckpoints) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{17}
+	return file_state_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *StoreCheckpoints) GetSidecarId() string {
@@ -1445,7 +1846,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_state_proto_msgTypes[18]
+	mi := &file_state_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1457,7 +1858,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[18]
+	mi := &file_state_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1470,7 +1871,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{18}
+	return file_state_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Resource) GetKind() string {
@@ -1560,7 +1961,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_state_proto_msgTypes[19]
+	mi := &file_state_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +1973,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[19]
+	mi := &file_state_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +1986,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{19}
+	return file_state_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Session) GetSidecarId() string {
@@ -1651,6 +2052,268 @@ func (x *Session) GetEndpoints() [][]byte {
 	return nil
 }
 
+type Router struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	ServerId string                 `protobuf:"bytes,1,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	// letters_address at which its dead-letter server meets the others, host:port.
+	LettersAddress string `protobuf:"bytes,2,opt,name=letters_address,json=lettersAddress,proto3" json:"letters_address,omitempty"`
+	Version        string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	FeatureLevel   uint32 `protobuf:"varint,4,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Router) Reset() {
+	*x = Router{}
+	mi := &file_state_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Router) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Router) ProtoMessage() {}
+
+func (x *Router) ProtoReflect() protoreflect.Message {
+	mi := &file_state_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Router.ProtoReflect.Descriptor instead.
+func (*Router) Descriptor() ([]byte, []int) {
+	return file_state_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Router) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *Router) GetLettersAddress() string {
+	if x != nil {
+		return x.LettersAddress
+	}
+	return ""
+}
+
+func (x *Router) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Router) GetFeatureLevel() uint32 {
+	if x != nil {
+		return x.FeatureLevel
+	}
+	return 0
+}
+
+type LetterMark struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Mark          []byte                 `protobuf:"bytes,2,opt,name=mark,proto3" json:"mark,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LetterMark) Reset() {
+	*x = LetterMark{}
+	mi := &file_state_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LetterMark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LetterMark) ProtoMessage() {}
+
+func (x *LetterMark) ProtoReflect() protoreflect.Message {
+	mi := &file_state_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LetterMark.ProtoReflect.Descriptor instead.
+func (*LetterMark) Descriptor() ([]byte, []int) {
+	return file_state_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *LetterMark) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *LetterMark) GetMark() []byte {
+	if x != nil {
+		return x.Mark
+	}
+	return nil
+}
+
+// ClientSession remembers which changes of a client were made.
+type ClientSession struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Id       uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Identity string                 `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
+	// last_index is that of the last command of the session.
+	LastIndex uint64 `protobuf:"varint,3,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	// lowest sequence that may still come.
+	Lowest uint64 `protobuf:"varint,4,opt,name=lowest,proto3" json:"lowest,omitempty"`
+	// made are the changes from there on, in the order of their sequences.
+	Made          []*MadeChange `protobuf:"bytes,5,rep,name=made,proto3" json:"made,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientSession) Reset() {
+	*x = ClientSession{}
+	mi := &file_state_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientSession) ProtoMessage() {}
+
+func (x *ClientSession) ProtoReflect() protoreflect.Message {
+	mi := &file_state_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientSession.ProtoReflect.Descriptor instead.
+func (*ClientSession) Descriptor() ([]byte, []int) {
+	return file_state_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ClientSession) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ClientSession) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+func (x *ClientSession) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
+}
+
+func (x *ClientSession) GetLowest() uint64 {
+	if x != nil {
+		return x.Lowest
+	}
+	return 0
+}
+
+func (x *ClientSession) GetMade() []*MadeChange {
+	if x != nil {
+		return x.Made
+	}
+	return nil
+}
+
+type MadeChange struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Sequence uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// index of the command that made it.
+	Index         uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	Reply         []byte `protobuf:"bytes,3,opt,name=reply,proto3" json:"reply,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MadeChange) Reset() {
+	*x = MadeChange{}
+	mi := &file_state_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MadeChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MadeChange) ProtoMessage() {}
+
+func (x *MadeChange) ProtoReflect() protoreflect.Message {
+	mi := &file_state_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MadeChange.ProtoReflect.Descriptor instead.
+func (*MadeChange) Descriptor() ([]byte, []int) {
+	return file_state_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *MadeChange) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *MadeChange) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *MadeChange) GetReply() []byte {
+	if x != nil {
+		return x.Reply
+	}
+	return nil
+}
+
 // Plan is a pipeline compiled to stages and edges.
 type Plan struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1664,7 +2327,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_state_proto_msgTypes[20]
+	mi := &file_state_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +2339,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[20]
+	mi := &file_state_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +2352,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{20}
+	return file_state_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Plan) GetHash() string {
@@ -1728,7 +2391,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_state_proto_msgTypes[21]
+	mi := &file_state_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1740,7 +2403,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[21]
+	mi := &file_state_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1753,7 +2416,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{21}
+	return file_state_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Stage) GetName() string {
@@ -1796,7 +2459,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_state_proto_msgTypes[22]
+	mi := &file_state_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1808,7 +2471,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[22]
+	mi := &file_state_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1821,7 +2484,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{22}
+	return file_state_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Edge) GetFrom() string {
@@ -1884,7 +2547,7 @@ type Pipeline struct {
 
 func (x *Pipeline) Reset() {
 	*x = Pipeline{}
-	mi := &file_state_proto_msgTypes[23]
+	mi := &file_state_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1896,7 +2559,7 @@ func (x *Pipeline) String() string {
 func (*Pipeline) ProtoMessage() {}
 
 func (x *Pipeline) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[23]
+	mi := &file_state_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1909,7 +2572,7 @@ func (x *Pipeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pipeline.ProtoReflect.Descriptor instead.
 func (*Pipeline) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{23}
+	return file_state_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Pipeline) GetName() string {
@@ -2020,7 +2683,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_state_proto_msgTypes[24]
+	mi := &file_state_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2032,7 +2695,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[24]
+	mi := &file_state_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2045,7 +2708,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{24}
+	return file_state_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Assignment) GetPipeline() string {
@@ -2123,7 +2786,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_state_proto_msgTypes[25]
+	mi := &file_state_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2798,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[25]
+	mi := &file_state_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2811,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{25}
+	return file_state_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Checkpoint) GetPipeline() string {
@@ -2235,7 +2898,7 @@ type SnapshotHead struct {
 
 func (x *SnapshotHead) Reset() {
 	*x = SnapshotHead{}
-	mi := &file_state_proto_msgTypes[26]
+	mi := &file_state_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2247,7 +2910,7 @@ func (x *SnapshotHead) String() string {
 func (*SnapshotHead) ProtoMessage() {}
 
 func (x *SnapshotHead) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[26]
+	mi := &file_state_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2260,7 +2923,7 @@ func (x *SnapshotHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHead.ProtoReflect.Descriptor instead.
 func (*SnapshotHead) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{26}
+	return file_state_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SnapshotHead) GetVersion() uint32 {
@@ -2301,6 +2964,9 @@ type SnapshotEntry struct {
 	//	*SnapshotEntry_Assignment
 	//	*SnapshotEntry_Checkpoint
 	//	*SnapshotEntry_End
+	//	*SnapshotEntry_Router
+	//	*SnapshotEntry_LetterMark
+	//	*SnapshotEntry_ClientSession
 	Entry         isSnapshotEntry_Entry `protobuf_oneof:"entry"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2308,7 +2974,7 @@ type SnapshotEntry struct {
 
 func (x *SnapshotEntry) Reset() {
 	*x = SnapshotEntry{}
-	mi := &file_state_proto_msgTypes[27]
+	mi := &file_state_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2320,7 +2986,7 @@ func (x *SnapshotEntry) String() string {
 func (*SnapshotEntry) ProtoMessage() {}
 
 func (x *SnapshotEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[27]
+	mi := &file_state_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2333,7 +2999,7 @@ func (x *SnapshotEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEntry.ProtoReflect.Descriptor instead.
 func (*SnapshotEntry) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{27}
+	return file_state_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SnapshotEntry) GetEntry() isSnapshotEntry_Entry {
@@ -2397,6 +3063,33 @@ func (x *SnapshotEntry) GetEnd() *SnapshotEnd {
 	return nil
 }
 
+func (x *SnapshotEntry) GetRouter() *Router {
+	if x != nil {
+		if x, ok := x.Entry.(*SnapshotEntry_Router); ok {
+			return x.Router
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotEntry) GetLetterMark() *LetterMark {
+	if x != nil {
+		if x, ok := x.Entry.(*SnapshotEntry_LetterMark); ok {
+			return x.LetterMark
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotEntry) GetClientSession() *ClientSession {
+	if x != nil {
+		if x, ok := x.Entry.(*SnapshotEntry_ClientSession); ok {
+			return x.ClientSession
+		}
+	}
+	return nil
+}
+
 type isSnapshotEntry_Entry interface {
 	isSnapshotEntry_Entry()
 }
@@ -2425,6 +3118,18 @@ type SnapshotEntry_End struct {
 	End *SnapshotEnd `protobuf:"bytes,6,opt,name=end,proto3,oneof"`
 }
 
+type SnapshotEntry_Router struct {
+	Router *Router `protobuf:"bytes,7,opt,name=router,proto3,oneof"`
+}
+
+type SnapshotEntry_LetterMark struct {
+	LetterMark *LetterMark `protobuf:"bytes,8,opt,name=letter_mark,json=letterMark,proto3,oneof"`
+}
+
+type SnapshotEntry_ClientSession struct {
+	ClientSession *ClientSession `protobuf:"bytes,9,opt,name=client_session,json=clientSession,proto3,oneof"`
+}
+
 func (*SnapshotEntry_Resource) isSnapshotEntry_Entry() {}
 
 func (*SnapshotEntry_Session) isSnapshotEntry_Entry() {}
@@ -2437,6 +3142,12 @@ func (*SnapshotEntry_Checkpoint) isSnapshotEntry_Entry() {}
 
 func (*SnapshotEntry_End) isSnapshotEntry_Entry() {}
 
+func (*SnapshotEntry_Router) isSnapshotEntry_Entry() {}
+
+func (*SnapshotEntry_LetterMark) isSnapshotEntry_Entry() {}
+
+func (*SnapshotEntry_ClientSession) isSnapshotEntry_Entry() {}
+
 // SnapshotEnd shows that nothing is missing.
 type SnapshotEnd struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2447,7 +3158,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_state_proto_msgTypes[28]
+	mi := &file_state_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2459,7 +3170,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[28]
+	mi := &file_state_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2472,7 +3183,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{28}
+	return file_state_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SnapshotEnd) GetEntries() uint64 {
@@ -2486,10 +3197,11 @@ var File_state_proto protoreflect.FileDescriptor
 
 const file_state_proto_rawDesc = "" +
 	"\n" +
-	"\vstate.proto\x12\x18conveyor.router.state.v1\"\xf4\b\n" +
+	"\vstate.proto\x12\x18conveyor.router.state.v1\"\xe6\f\n" +
 	"\aCommand\x12 \n" +
 	"\fat_unix_nano\x18\x01 \x01(\x03R\n" +
-	"atUnixNano\x127\n" +
+	"atUnixNano\x128\n" +
+	"\x06client\x18\x02 \x01(\v2 .conveyor.router.state.v1.ClientR\x06client\x127\n" +
 	"\x05found\x18\n" +
 	" \x01(\v2\x1f.conveyor.router.state.v1.FoundH\x00R\x05found\x12M\n" +
 	"\rput_resources\x18\v \x01(\v2&.conveyor.router.state.v1.PutResourcesH\x00R\fputResources\x12S\n" +
@@ -2506,8 +3218,31 @@ const file_state_proto_rawDesc = "" +
 	"\x06assign\x18\x14 \x01(\v2 .conveyor.router.state.v1.AssignH\x00R\x06assign\x12S\n" +
 	"\x0fend_assignments\x18\x15 \x01(\v2(.conveyor.router.state.v1.EndAssignmentsH\x00R\x0eendAssignments\x12Y\n" +
 	"\x11store_checkpoints\x18\x16 \x01(\v2*.conveyor.router.state.v1.StoreCheckpointsH\x00R\x10storeCheckpoints\x12V\n" +
-	"\x10release_pipeline\x18\x17 \x01(\v2).conveyor.router.state.v1.ReleasePipelineH\x00R\x0freleasePipelineB\x06\n" +
-	"\x04kind\"H\n" +
+	"\x10release_pipeline\x18\x17 \x01(\v2).conveyor.router.state.v1.ReleasePipelineH\x00R\x0freleasePipeline\x12S\n" +
+	"\x0fannounce_router\x18\x18 \x01(\v2(.conveyor.router.state.v1.AnnounceRouterH\x00R\x0eannounceRouter\x12M\n" +
+	"\rforget_router\x18\x19 \x01(\v2&.conveyor.router.state.v1.ForgetRouterH\x00R\fforgetRouter\x12W\n" +
+	"\x11store_letter_mark\x18\x1a \x01(\v2).conveyor.router.state.v1.StoreLetterMarkH\x00R\x0fstoreLetterMark\x12]\n" +
+	"\x13open_client_session\x18\x1b \x01(\v2+.conveyor.router.state.v1.OpenClientSessionH\x00R\x11openClientSession\x12Z\n" +
+	"\x12end_client_session\x18\x1c \x01(\v2*.conveyor.router.state.v1.EndClientSessionH\x00R\x10endClientSessionB\x06\n" +
+	"\x04kind\"\x81\x01\n" +
+	"\x06Client\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12+\n" +
+	"\x11lowest_unanswered\x18\x03 \x01(\x04R\x10lowestUnanswered\x12\x14\n" +
+	"\x05reply\x18\x04 \x01(\fR\x05reply\"J\n" +
+	"\x0eAnnounceRouter\x128\n" +
+	"\x06router\x18\x01 \x01(\v2 .conveyor.router.state.v1.RouterR\x06router\"+\n" +
+	"\fForgetRouter\x12\x1b\n" +
+	"\tserver_id\x18\x01 \x01(\tR\bserverId\"?\n" +
+	"\x0fStoreLetterMark\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x12\n" +
+	"\x04mark\x18\x02 \x01(\fR\x04mark\"/\n" +
+	"\x11OpenClientSession\x12\x1a\n" +
+	"\bidentity\x18\x01 \x01(\tR\bidentity\"K\n" +
+	"\x10EndClientSession\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\x02 \x01(\x04R\tlastIndex\"H\n" +
 	"\x05Found\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12 \n" +
@@ -2629,7 +3364,28 @@ const file_state_proto_rawDesc = "" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12#\n" +
 	"\rfeature_level\x18\a \x01(\rR\ffeatureLevel\x125\n" +
 	"\x17registered_at_unix_nano\x18\b \x01(\x03R\x14registeredAtUnixNano\x12\x1c\n" +
-	"\tendpoints\x18\t \x03(\fR\tendpoints\"\x89\x01\n" +
+	"\tendpoints\x18\t \x03(\fR\tendpoints\"\x8d\x01\n" +
+	"\x06Router\x12\x1b\n" +
+	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12'\n" +
+	"\x0fletters_address\x18\x02 \x01(\tR\x0elettersAddress\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12#\n" +
+	"\rfeature_level\x18\x04 \x01(\rR\ffeatureLevel\":\n" +
+	"\n" +
+	"LetterMark\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x12\n" +
+	"\x04mark\x18\x02 \x01(\fR\x04mark\"\xac\x01\n" +
+	"\rClientSession\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1a\n" +
+	"\bidentity\x18\x02 \x01(\tR\bidentity\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\x03 \x01(\x04R\tlastIndex\x12\x16\n" +
+	"\x06lowest\x18\x04 \x01(\x04R\x06lowest\x128\n" +
+	"\x04made\x18\x05 \x03(\v2$.conveyor.router.state.v1.MadeChangeR\x04made\"T\n" +
+	"\n" +
+	"MadeChange\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x14\n" +
+	"\x05reply\x18\x03 \x01(\fR\x05reply\"\x89\x01\n" +
 	"\x04Plan\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x127\n" +
 	"\x06stages\x18\x02 \x03(\v2\x1f.conveyor.router.state.v1.StageR\x06stages\x124\n" +
@@ -2697,7 +3453,7 @@ const file_state_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12 \n" +
 	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\x12\x14\n" +
-	"\x05index\x18\x04 \x01(\x04R\x05index\"\xa6\x03\n" +
+	"\x05index\x18\x04 \x01(\x04R\x05index\"\xfd\x04\n" +
 	"\rSnapshotEntry\x12@\n" +
 	"\bresource\x18\x01 \x01(\v2\".conveyor.router.state.v1.ResourceH\x00R\bresource\x12=\n" +
 	"\asession\x18\x02 \x01(\v2!.conveyor.router.state.v1.SessionH\x00R\asession\x12@\n" +
@@ -2708,7 +3464,11 @@ const file_state_proto_rawDesc = "" +
 	"\n" +
 	"checkpoint\x18\x05 \x01(\v2$.conveyor.router.state.v1.CheckpointH\x00R\n" +
 	"checkpoint\x129\n" +
-	"\x03end\x18\x06 \x01(\v2%.conveyor.router.state.v1.SnapshotEndH\x00R\x03endB\a\n" +
+	"\x03end\x18\x06 \x01(\v2%.conveyor.router.state.v1.SnapshotEndH\x00R\x03end\x12:\n" +
+	"\x06router\x18\a \x01(\v2 .conveyor.router.state.v1.RouterH\x00R\x06router\x12G\n" +
+	"\vletter_mark\x18\b \x01(\v2$.conveyor.router.state.v1.LetterMarkH\x00R\n" +
+	"letterMark\x12P\n" +
+	"\x0eclient_session\x18\t \x01(\v2'.conveyor.router.state.v1.ClientSessionH\x00R\rclientSessionB\a\n" +
 	"\x05entry\"'\n" +
 	"\vSnapshotEnd\x12\x18\n" +
 	"\aentries\x18\x01 \x01(\x04R\aentriesB@Z>github.com/conveyor-etl/conveyor/router/internal/state/statepbb\x06proto3"
@@ -2725,72 +3485,93 @@ func file_state_proto_rawDescGZIP() []byte {
 	return file_state_proto_rawDescData
 }
 
-var file_state_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_state_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_state_proto_goTypes = []any{
-	(*Command)(nil),          // 0: conveyor.router.state.v1.Command
-	(*Found)(nil),            // 1: conveyor.router.state.v1.Found
-	(*PutResources)(nil),     // 2: conveyor.router.state.v1.PutResources
-	(*PutResource)(nil),      // 3: conveyor.router.state.v1.PutResource
-	(*DeleteResource)(nil),   // 4: conveyor.router.state.v1.DeleteResource
-	(*OpenSession)(nil),      // 5: conveyor.router.state.v1.OpenSession
-	(*EndSession)(nil),       // 6: conveyor.router.state.v1.EndSession
-	(*SetEndpoints)(nil),     // 7: conveyor.router.state.v1.SetEndpoints
-	(*AdoptPlan)(nil),        // 8: conveyor.router.state.v1.AdoptPlan
-	(*DrainPipeline)(nil),    // 9: conveyor.router.state.v1.DrainPipeline
-	(*CutPipeline)(nil),      // 10: conveyor.router.state.v1.CutPipeline
-	(*RestartPipeline)(nil),  // 11: conveyor.router.state.v1.RestartPipeline
-	(*ReleasePipeline)(nil),  // 12: conveyor.router.state.v1.ReleasePipeline
-	(*Assign)(nil),           // 13: conveyor.router.state.v1.Assign
-	(*AssignChange)(nil),     // 14: conveyor.router.state.v1.AssignChange
-	(*EndAssignments)(nil),   // 15: conveyor.router.state.v1.EndAssignments
-	(*EndedAssignment)(nil),  // 16: conveyor.router.state.v1.EndedAssignment
-	(*StoreCheckpoints)(nil), // 17: conveyor.router.state.v1.StoreCheckpoints
-	(*Resource)(nil),         // 18: conveyor.router.state.v1.Resource
-	(*Session)(nil),          // 19: conveyor.router.state.v1.Session
-	(*Plan)(nil),             // 20: conveyor.router.state.v1.Plan
-	(*Stage)(nil),            // 21: conveyor.router.state.v1.Stage
-	(*Edge)(nil),             // 22: conveyor.router.state.v1.Edge
-	(*Pipeline)(nil),         // 23: conveyor.router.state.v1.Pipeline
-	(*Assignment)(nil),       // 24: conveyor.router.state.v1.Assignment
-	(*Checkpoint)(nil),       // 25: conveyor.router.state.v1.Checkpoint
-	(*SnapshotHead)(nil),     // 26: conveyor.router.state.v1.SnapshotHead
-	(*SnapshotEntry)(nil),    // 27: conveyor.router.state.v1.SnapshotEntry
-	(*SnapshotEnd)(nil),      // 28: conveyor.router.state.v1.SnapshotEnd
+	(*Command)(nil),           // 0: conveyor.router.state.v1.Command
+	(*Client)(nil),            // 1: conveyor.router.state.v1.Client
+	(*AnnounceRouter)(nil),    // 2: conveyor.router.state.v1.AnnounceRouter
+	(*ForgetRouter)(nil),      // 3: conveyor.router.state.v1.ForgetRouter
+	(*StoreLetterMark)(nil),   // 4: conveyor.router.state.v1.StoreLetterMark
+	(*OpenClientSession)(nil), // 5: conveyor.router.state.v1.OpenClientSession
+	(*EndClientSession)(nil),  // 6: conveyor.router.state.v1.EndClientSession
+	(*Found)(nil),             // 7: conveyor.router.state.v1.Found
+	(*PutResources)(nil),      // 8: conveyor.router.state.v1.PutResources
+	(*PutResource)(nil),       // 9: conveyor.router.state.v1.PutResource
+	(*DeleteResource)(nil),    // 10: conveyor.router.state.v1.DeleteResource
+	(*OpenSession)(nil),       // 11: conveyor.router.state.v1.OpenSession
+	(*EndSession)(nil),        // 12: conveyor.router.state.v1.EndSession
+	(*SetEndpoints)(nil),      // 13: conveyor.router.state.v1.SetEndpoints
+	(*AdoptPlan)(nil),         // 14: conveyor.router.state.v1.AdoptPlan
+	(*DrainPipeline)(nil),     // 15: conveyor.router.state.v1.DrainPipeline
+	(*CutPipeline)(nil),       // 16: conveyor.router.state.v1.CutPipeline
+	(*RestartPipeline)(nil),   // 17: conveyor.router.state.v1.RestartPipeline
+	(*ReleasePipeline)(nil),   // 18: conveyor.router.state.v1.ReleasePipeline
+	(*Assign)(nil),            // 19: conveyor.router.state.v1.Assign
+	(*AssignChange)(nil),      // 20: conveyor.router.state.v1.AssignChange
+	(*EndAssignments)(nil),    // 21: conveyor.router.state.v1.EndAssignments
+	(*EndedAssignment)(nil),   // 22: conveyor.router.state.v1.EndedAssignment
+	(*StoreCheckpoints)(nil),  // 23: conveyor.router.state.v1.StoreCheckpoints
+	(*Resource)(nil),          // 24: conveyor.router.state.v1.Resource
+	(*Session)(nil),           // 25: conveyor.router.state.v1.Session
+	(*Router)(nil),            // 26: conveyor.router.state.v1.Router
+	(*LetterMark)(nil),        // 27: conveyor.router.state.v1.LetterMark
+	(*ClientSession)(nil),     // 28: conveyor.router.state.v1.ClientSession
+	(*MadeChange)(nil),        // 29: conveyor.router.state.v1.MadeChange
+	(*Plan)(nil),              // 30: conveyor.router.state.v1.Plan
+	(*Stage)(nil),             // 31: conveyor.router.state.v1.Stage
+	(*Edge)(nil),              // 32: conveyor.router.state.v1.Edge
+	(*Pipeline)(nil),          // 33: conveyor.router.state.v1.Pipeline
+	(*Assignment)(nil),        // 34: conveyor.router.state.v1.Assignment
+	(*Checkpoint)(nil),        // 35: conveyor.router.state.v1.Checkpoint
+	(*SnapshotHead)(nil),      // 36: conveyor.router.state.v1.SnapshotHead
+	(*SnapshotEntry)(nil),     // 37: conveyor.router.state.v1.SnapshotEntry
+	(*SnapshotEnd)(nil),       // 38: conveyor.router.state.v1.SnapshotEnd
 }
 var file_state_proto_depIdxs = []int32{
-	1,  // 0: conveyor.router.state.v1.Command.found:type_name -> conveyor.router.state.v1.Found
-	2,  // 1: conveyor.router.state.v1.Command.put_resources:type_name -> conveyor.router.state.v1.PutResources
-	4,  // 2: conveyor.router.state.v1.Command.delete_resource:type_name -> conveyor.router.state.v1.DeleteResource
-	5,  // 3: conveyor.router.state.v1.Command.open_session:type_name -> conveyor.router.state.v1.OpenSession
-	6,  // 4: conveyor.router.state.v1.Command.end_session:type_name -> conveyor.router.state.v1.EndSession
-	7,  // 5: conveyor.router.state.v1.Command.set_endpoints:type_name -> conveyor.router.state.v1.SetEndpoints
-	8,  // 6: conveyor.router.state.v1.Command.adopt_plan:type_name -> conveyor.router.state.v1.AdoptPlan
-	9,  // 7: conveyor.router.state.v1.Command.drain_pipeline:type_name -> conveyor.router.state.v1.DrainPipeline
-	10, // 8: conveyor.router.state.v1.Command.cut_pipeline:type_name -> conveyor.router.state.v1.CutPipeline
-	11, // 9: conveyor.router.state.v1.Command.restart_pipeline:type_name -> conveyor.router.state.v1.RestartPipeline
-	13, // 10: conveyor.router.state.v1.Command.assign:type_name -> conveyor.router.state.v1.Assign
-	15, // 11: conveyor.router.state.v1.Command.end_assignments:type_name -> conveyor.router.state.v1.EndAssignments
-	17, // 12: conveyor.router.state.v1.Command.store_checkpoints:type_name -> conveyor.router.state.v1.StoreCheckpoints
-	12, // 13: conveyor.router.state.v1.Command.release_pipeline:type_name -> conveyor.router.state.v1.ReleasePipeline
-	3,  // 14: conveyor.router.state.v1.PutResources.resources:type_name -> conveyor.router.state.v1.PutResource
-	20, // 15: conveyor.router.state.v1.AdoptPlan.plan:type_name -> conveyor.router.state.v1.Plan
-	14, // 16: conveyor.router.state.v1.Assign.changes:type_name -> conveyor.router.state.v1.AssignChange
-	16, // 17: conveyor.router.state.v1.EndAssignments.ended:type_name -> conveyor.router.state.v1.EndedAssignment
-	25, // 18: conveyor.router.state.v1.StoreCheckpoints.checkpoints:type_name -> conveyor.router.state.v1.Checkpoint
-	21, // 19: conveyor.router.state.v1.Plan.stages:type_name -> conveyor.router.state.v1.Stage
-	22, // 20: conveyor.router.state.v1.Plan.edges:type_name -> conveyor.router.state.v1.Edge
-	20, // 21: conveyor.router.state.v1.Pipeline.plan:type_name -> conveyor.router.state.v1.Plan
-	18, // 22: conveyor.router.state.v1.SnapshotEntry.resource:type_name -> conveyor.router.state.v1.Resource
-	19, // 23: conveyor.router.state.v1.SnapshotEntry.session:type_name -> conveyor.router.state.v1.Session
-	23, // 24: conveyor.router.state.v1.SnapshotEntry.pipeline:type_name -> conveyor.router.state.v1.Pipeline
-	24, // 25: conveyor.router.state.v1.SnapshotEntry.assignment:type_name -> conveyor.router.state.v1.Assignment
-	25, // 26: conveyor.router.state.v1.SnapshotEntry.checkpoint:type_name -> conveyor.router.state.v1.Checkpoint
-	28, // 27: conveyor.router.state.v1.SnapshotEntry.end:type_name -> conveyor.router.state.v1.SnapshotEnd
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	1,  // 0: conveyor.router.state.v1.Command.client:type_name -> conveyor.router.state.v1.Client
+	7,  // 1: conveyor.router.state.v1.Command.found:type_name -> conveyor.router.state.v1.Found
+	8,  // 2: conveyor.router.state.v1.Command.put_resources:type_name -> conveyor.router.state.v1.PutResources
+	10, // 3: conveyor.router.state.v1.Command.delete_resource:type_name -> conveyor.router.state.v1.DeleteResource
+	11, // 4: conveyor.router.state.v1.Command.open_session:type_name -> conveyor.router.state.v1.OpenSession
+	12, // 5: conveyor.router.state.v1.Command.end_session:type_name -> conveyor.router.state.v1.EndSession
+	13, // 6: conveyor.router.state.v1.Command.set_endpoints:type_name -> conveyor.router.state.v1.SetEndpoints
+	14, // 7: conveyor.router.state.v1.Command.adopt_plan:type_name -> conveyor.router.state.v1.AdoptPlan
+	15, // 8: conveyor.router.state.v1.Command.drain_pipeline:type_name -> conveyor.router.state.v1.DrainPipeline
+	16, // 9: conveyor.router.state.v1.Command.cut_pipeline:type_name -> conveyor.router.state.v1.CutPipeline
+	17, // 10: conveyor.router.state.v1.Command.restart_pipeline:type_name -> conveyor.router.state.v1.RestartPipeline
+	19, // 11: conveyor.router.state.v1.Command.assign:type_name -> conveyor.router.state.v1.Assign
+	21, // 12: conveyor.router.state.v1.Command.end_assignments:type_name -> conveyor.router.state.v1.EndAssignments
+	23, // 13: conveyor.router.state.v1.Command.store_checkpoints:type_name -> conveyor.router.state.v1.StoreCheckpoints
+	18, // 14: conveyor.router.state.v1.Command.release_pipeline:type_name -> conveyor.router.state.v1.ReleasePipeline
+	2,  // 15: conveyor.router.state.v1.Command.announce_router:type_name -> conveyor.router.state.v1.AnnounceRouter
+	3,  // 16: conveyor.router.state.v1.Command.forget_router:type_name -> conveyor.router.state.v1.ForgetRouter
+	4,  // 17: conveyor.router.state.v1.Command.store_letter_mark:type_name -> conveyor.router.state.v1.StoreLetterMark
+	5,  // 18: conveyor.router.state.v1.Command.open_client_session:type_name -> conveyor.router.state.v1.OpenClientSession
+	6,  // 19: conveyor.router.state.v1.Command.end_client_session:type_name -> conveyor.router.state.v1.EndClientSession
+	26, // 20: conveyor.router.state.v1.AnnounceRouter.router:type_name -> conveyor.router.state.v1.Router
+	9,  // 21: conveyor.router.state.v1.PutResources.resources:type_name -> conveyor.router.state.v1.PutResource
+	30, // 22: conveyor.router.state.v1.AdoptPlan.plan:type_name -> conveyor.router.state.v1.Plan
+	20, // 23: conveyor.router.state.v1.Assign.changes:type_name -> conveyor.router.state.v1.AssignChange
+	22, // 24: conveyor.router.state.v1.EndAssignments.ended:type_name -> conveyor.router.state.v1.EndedAssignment
+	35, // 25: conveyor.router.state.v1.StoreCheckpoints.checkpoints:type_name -> conveyor.router.state.v1.Checkpoint
+	29, // 26: conveyor.router.state.v1.ClientSession.made:type_name -> conveyor.router.state.v1.MadeChange
+	31, // 27: conveyor.router.state.v1.Plan.stages:type_name -> conveyor.router.state.v1.Stage
+	32, // 28: conveyor.router.state.v1.Plan.edges:type_name -> conveyor.router.state.v1.Edge
+	30, // 29: conveyor.router.state.v1.Pipeline.plan:type_name -> conveyor.router.state.v1.Plan
+	24, // 30: conveyor.router.state.v1.SnapshotEntry.resource:type_name -> conveyor.router.state.v1.Resource
+	25, // 31: conveyor.router.state.v1.SnapshotEntry.session:type_name -> conveyor.router.state.v1.Session
+	33, // 32: conveyor.router.state.v1.SnapshotEntry.pipeline:type_name -> conveyor.router.state.v1.Pipeline
+	34, // 33: conveyor.router.state.v1.SnapshotEntry.assignment:type_name -> conveyor.router.state.v1.Assignment
+	35, // 34: conveyor.router.state.v1.SnapshotEntry.checkpoint:type_name -> conveyor.router.state.v1.Checkpoint
+	38, // 35: conveyor.router.state.v1.SnapshotEntry.end:type_name -> conveyor.router.state.v1.SnapshotEnd
+	26, // 36: conveyor.router.state.v1.SnapshotEntry.router:type_name -> conveyor.router.state.v1.Router
+	27, // 37: conveyor.router.state.v1.SnapshotEntry.letter_mark:type_name -> conveyor.router.state.v1.LetterMark
+	28, // 38: conveyor.router.state.v1.SnapshotEntry.client_session:type_name -> conveyor.router.state.v1.ClientSession
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_state_proto_init() }
@@ -2813,14 +3594,22 @@ func file_state_proto_init() {
 		(*Command_EndAssignments)(nil),
 		(*Command_StoreCheckpoints)(nil),
 		(*Command_ReleasePipeline)(nil),
+		(*Command_AnnounceRouter)(nil),
+		(*Command_ForgetRouter)(nil),
+		(*Command_StoreLetterMark)(nil),
+		(*Command_OpenClientSession)(nil),
+		(*Command_EndClientSession)(nil),
 	}
-	file_state_proto_msgTypes[27].OneofWrappers = []any{
+	file_state_proto_msgTypes[37].OneofWrappers = []any{
 		(*SnapshotEntry_Resource)(nil),
 		(*SnapshotEntry_Session)(nil),
 		(*SnapshotEntry_Pipeline)(nil),
 		(*SnapshotEntry_Assignment)(nil),
 		(*SnapshotEntry_Checkpoint)(nil),
 		(*SnapshotEntry_End)(nil),
+		(*SnapshotEntry_Router)(nil),
+		(*SnapshotEntry_LetterMark)(nil),
+		(*SnapshotEntry_ClientSession)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2828,7 +3617,7 @@ func file_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_state_proto_rawDesc), len(file_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,307 @@
+package dlq_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/conveyor-etl/conveyor/dlq"
+	"github.com/conveyor-etl/conveyor/dlq/embed"
+)
+
+// patience bounds every wait: elections of the servers take some seconds.
+const patience = time.Minute
+
+// sharedMark is a mark that outlives servers, as the state of the routers does.
+type sharedMark struct {
+	mu      sync.Mutex
+	bytes   []byte
+	version uint64
+}
+
+func (m *sharedMark) Load(context.Context) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.bytes, nil
+}
+
+var errFenced = errors.New("somebody else has saved the mark")
+
+func (m *sharedMark) Save(_ context.Context, mark []byte, version uint64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if version != m.version+1 {
+		return errFenced
+	}
+	m.bytes, m.version = mark, version
+	return nil
+}
+
+// trio is three servers of one cluster.
+type trio struct {
+	t       *testing.T
+	routes  []string
+	dirs    []string
+	names   []string
+	servers []*embed.Server // nil where stopped
+	mark    *sharedMark
+}
+
+func openTrio(t *testing.T) *trio {
+	t.Helper()
+	t.Parallel()
+	c := &trio{t: t, mark: &sharedMark{}, servers: make([]*embed.Server, 3)}
+	for i := range 3 {
+		lis, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.routes = append(c.routes, lis.Addr().String())
+		c.dirs, c.names = append(c.dirs, t.TempDir()), append(c.names, fmt.Sprintf("%d-first", i+1))
+		lis.Close()
+	}
+	for i := range 3 {
+		c.start(i)
+	}
+	t.Cleanup(func() {
+		for i := range 3 {
+			c.stop(i)
+		}
+	})
+	return c
+}
+
+func (c *trio) start(i int) {
+	c.t.Helper()
+	s, err := embed.Open(embed.Config{
+		Dir: filepath.Join(c.dirs[i], "nats"), ServerName: c.names[i], MaxStoreBytes: 4 << 30,
+		Cluster: &embed.Cluster{Name: "test", Listen: c.routes[i], Routes: c.routes},
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.servers[i] = s
+}
+
+func (c *trio) stop(i int) {
+	c.t.Helper()
+	if c.servers[i] == nil {
+		return
+	}
+	if err := c.servers[i].Close(); err != nil {
+		c.t.Errorf("close server %d: %v", i+1, err)
+	}
+	c.servers[i] = nil
+}
+
+// open opens the store at one of the servers, as a router does that begins to lead.
+func (c *trio) open(i int) *dlq.Store {
+	c.t.Helper()
+	var store *dlq.Store
+	c.await(func() error {
+		js, err := c.servers[i].JetStream()
+		if err != nil {
+			return err
+		}
+		store, err = dlq.Open(bg, js, dlq.Config{Mark: c.mark, Replicas: 3, MaxBytes: 1 << 30, Timeout: 2 * time.Second})
+		if err != nil {
+			js.Conn().Close()
+		}
+		return err
+	})
+	c.t.Cleanup(func() { store.Close() })
+	return store
+}
+
+func (c *trio) await(try func() error) {
+	c.t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatal(err)
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+}
+
+func (c *trio) append(store *dlq.Store, id string) uint64 {
+	c.t.Helper()
+	l := named(id)
+	var at uint64
+	c.await(func() error {
+		results, err := store.Append(bg, []dlq.Letter{l})
+		if err == nil {
+			at = results[0].ID
+		}
+		return err
+	})
+	return at
+}
+
+// named is a letter of a record with this id.
+func named(id string) dlq.Letter {
+	l := letter(1)
+	l.RecordID = id
+	return l
+}
+
+func TestCluster_AcknowledgedLettersSurviveALostServer(t *testing.T) {
+	c := openTrio(t)
+	store := c.open(0)
+	want := map[uint64]bool{}
+	for i := range 5 {
+		want[c.append(store, fmt.Sprint("before-", i))] = true
+	}
+	// The one that leads the stream goes, and the router that wrote with it.
+	js, err := c.servers[0].JetStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(bg, dlq.DefaultStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := 0
+	for i, name := range c.names {
+		if stream.CachedInfo().Cluster.Leader == name {
+			lost = i
+		}
+	}
+	if n := len(stream.CachedInfo().Cluster.Replicas); n != 2 {
+		t.Fatalf("the stream has %d further copies", n)
+	}
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.stop(lost)
+	next := c.open((lost + 1) % 3)
+	if err := next.Health(); err != nil {
+		t.Errorf("the next store misses something: %v", err)
+	}
+	want[c.append(next, "after")] = true
+	if again := c.append(next, "before-0"); !want[again] || again == 6 {
+		t.Errorf("a letter that is stored was stored again, as %d", again)
+	}
+	// A removal is not taken for a loss by the one that opens it next.
+	if err := next.Discard(bg, 1); err != nil {
+		t.Fatal(err)
+	}
+	delete(want, 1)
+	if err := next.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.start(lost)
+	third := c.open(lost)
+	if err := third.Health(); err != nil {
+		t.Errorf("the third store misses something: %v", err)
+	}
+	for l, err := range third.List(bg, dlq.Query{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !want[l.ID] {
+			t.Errorf("letter %d is there", l.ID)
+		}
+		delete(want, l.ID)
+	}
+	if len(want) > 0 {
+		t.Errorf("letters %v are missing", want)
+	}
+}
+
+func TestCluster_NothingIsAcknowledgedWithoutAMajority(t *testing.T) {
+	c := openTrio(t)
+	store := c.open(0)
+	c.append(store, "a")
+	c.stop(1)
+	c.stop(2)
+	if _, err := store.Append(bg, []dlq.Letter{named("b")}); !errors.Is(err, dlq.ErrUnavailable) {
+		t.Fatalf("append without a majority: %v", err)
+	}
+	c.start(1)
+	c.append(store, "b")
+}
+
+func TestCluster_AStoreThatWasSupersededAcknowledgesNothing(t *testing.T) {
+	c := openTrio(t)
+	old := c.open(0)
+	c.append(old, "a")
+	next := c.open(1)
+	c.append(next, "b")
+	if _, err := old.Append(bg, []dlq.Letter{named("c")}); !errors.Is(err, errFenced) {
+		t.Fatalf("the superseded store answered %v", err)
+	}
+	if err := old.Discard(bg, 1); !errors.Is(err, errFenced) {
+		t.Fatalf("the superseded store removed a letter: %v", err)
+	}
+}
+
+func TestCluster_AReplacedServerGetsACopy(t *testing.T) {
+	c := openTrio(t)
+	store := c.open(0)
+	c.append(store, "a")
+	c.stop(2)
+	old := c.names[2]
+	c.dirs[2], c.names[2] = t.TempDir(), "3-second"
+	c.start(2)
+	c.await(func() error {
+		ctx, cancel := context.WithTimeout(bg, 2*time.Second)
+		defer cancel()
+		return c.servers[0].Forget(ctx, old)
+	})
+	ctx, cancel := context.WithTimeout(bg, patience)
+	defer cancel()
+	if err := c.servers[0].Forget(ctx, old); err != nil {
+		t.Errorf("forgotten again: %v", err)
+	}
+	c.await(func() error {
+		js, err := c.servers[1].JetStream()
+		if err != nil {
+			return err
+		}
+		defer js.Conn().Close()
+		info, err := streamInfo(js)
+		if err != nil {
+			return err
+		}
+		current := 1
+		var names []string
+		for _, r := range info.Cluster.Replicas {
+			names = append(names, r.Name)
+			if r.Current {
+				current++
+			}
+		}
+		if current != 3 || strings.Contains(fmt.Sprint(names, info.Cluster.Leader), old) {
+			return fmt.Errorf("%d copies are current, of %v and %s", current, names, info.Cluster.Leader)
+		}
+		return nil
+	})
+	c.stop(0)
+	last := c.open(2)
+	if l, err := last.Get(bg, 1); err != nil || l.RecordID != "a" {
+		t.Errorf("the letter at the new server: %v, %v", l.RecordID, err)
+	}
+}
+
+func streamInfo(js jetstream.JetStream) (*jetstream.StreamInfo, error) {
+	ctx, cancel := context.WithTimeout(bg, 2*time.Second)
+	defer cancel()
+	s, err := js.Stream(ctx, dlq.DefaultStream)
+	if err != nil {
+		return nil, err
+	}
+	return s.Info(ctx)
+}
