@@ -66,6 +66,9 @@ func (c *cluster) join(id string) *member {
 	m.cfg.NodeID, m.cfg.RaftTimeouts = n, quick
 	m.cfg.Listener = listen(c.t, "127.0.0.1:0")
 	addr := m.cfg.Listener.Addr().(*net.TCPAddr)
+	letters := listen(c.t, "127.0.0.1:0")
+	m.cfg.DLQPort = env.Port(letters.Addr().(*net.TCPAddr).Port)
+	letters.Close()
 	c.peers = append(c.peers, env.Peer{ID: id, Address: env.HostPort{Host: addr.IP.String(), Port: addr.Port}})
 	m.node = connect(c.t, addr.String())
 	c.t.Cleanup(func() { m.stop(); m.conn.Close() })
@@ -436,5 +439,36 @@ func TestCluster_RefusesToLoseItsMajority(t *testing.T) {
 		if !strings.Contains(err.Error(), "no majority") {
 			t.Errorf("it says %v", err)
 		}
+	}
+}
+
+func TestCluster_LettersOutliveTheRouterThatStoredThem(t *testing.T) {
+	c := startCluster(t, 3)
+	f := c.follower()
+	f.apply(simple...)
+	a := f.register("a", both...)
+	a.awaitStages("in keep out")
+	store := func(id string) {
+		t.Helper()
+		await(t, func() string {
+			_, err := a.coord.StoreDeadLetters(t.Context(), &controlv1.StoreDeadLettersRequest{
+				Session: a.session, Letters: []*controlv1.Letter{letter(id, "keep", "X")},
+			})
+			if err != nil {
+				return err.Error()
+			}
+			return ""
+		})
+	}
+	store("r1")
+	lost := c.leader()
+	lost.stop()
+	store("r2")
+	store("r1") // is recognised, although another router stored it
+	if n := len(f.list(&controlv1.LetterFilter{Namespace: "default"})); n != 2 {
+		t.Errorf("%d letters", n)
+	}
+	if info := f.info(); info.GetDeadLetters() != 2 || info.GetDeadLetterProblem() != "" {
+		t.Errorf("the cluster counts %d letters: %s", info.GetDeadLetters(), info.GetDeadLetterProblem())
 	}
 }

@@ -23,12 +23,15 @@ type Config struct {
 	NodeID int `env:"RAFT_NODE_ID" flag:"raft-node-id" default:"1" desc:"number of this router in its cluster"`
 	// Peers lists the routers of the cluster as host:port, this one included; the position in the list, from 1, is NodeID, unless an entry says it: 3=host:port.
 	// They found the cluster once, when all of them run with empty data directories; a router with an empty one that meets a cluster waits to be added to it.
-	// Empty founds a cluster of one, which cannot be given others.
+	// Empty, or this router alone, founds a cluster of one, which cannot be given others.
 	Peers env.Peers `env:"RAFT_PEERS" flag:"raft-peers" desc:"routers of the cluster, host:port,... in the order of their numbers; empty founds a cluster of one"`
 	// DataDir holds everything the router keeps: raft/ (log, snapshots, identity), dead-letters/ (the dead-letter store) and LOCK. One process at a time.
 	DataDir string `env:"DATA_DIR" flag:"data-dir" default:"./data" desc:"directory of the router's state"`
 	// OpsPort is the port of /metrics, /healthz and /readyz; 0 picks a free one.
 	OpsPort env.Port `env:"OPS_PORT" flag:"ops-port" default:"9090" desc:"port of /metrics, /healthz and /readyz"`
+	// DLQPort is the port at which the dead-letter servers of a cluster of several routers meet, at the host of their addresses in Peers. A router that is alone does not use
+	// it.
+	DLQPort env.Port `env:"DLQ_PORT" flag:"dlq-port" default:"6222" desc:"port at which routers of a cluster exchange dead letters"`
 	// TLS names the certificates for all connections between Conveyor's parts. Without them the router stays on loopback.
 	TLS certs.Files
 	// ListenHost is the address to listen on. Empty means all addresses with certificates, and loopback without.
@@ -63,7 +66,7 @@ const (
 // DefaultConfig is the configuration without any setting of the user's.
 func DefaultConfig() Config {
 	return Config{
-		GRPCPort: 50051, NodeID: 1, DataDir: "./data", OpsPort: 9090, LogLevel: "info",
+		GRPCPort: 50051, NodeID: 1, DataDir: "./data", OpsPort: 9090, DLQPort: 6222, LogLevel: "info",
 		SessionTTL: DefaultSessionTTL, Heartbeat: DefaultHeartbeat, DrainTimeout: DefaultDrainTimeout,
 	}
 }
@@ -92,6 +95,12 @@ func (c *Config) Validate() error {
 	}
 	if c.GRPCPort != 0 && c.GRPCPort == c.OpsPort && c.Listener == nil && c.OpsListener == nil {
 		fault("OPS_PORT: %d is also GRPC_PORT", c.OpsPort)
+	}
+	if len(c.Peers) > 1 && (c.DLQPort < 1 || c.DLQPort > 65535) {
+		fault("DLQ_PORT: %d is not a port", c.DLQPort)
+	}
+	if len(c.Peers) == 2 {
+		fault("RAFT_PEERS: two routers survive the loss of neither: list three or five, or leave it empty for one")
 	}
 	if c.NodeID < 1 {
 		fault("RAFT_NODE_ID: %d is not a number from 1", c.NodeID)

@@ -163,9 +163,10 @@ func (r *Router) Run(ctx context.Context) error {
 		lifecycle.Component{Name: "data directory", Start: r.openDir, Stop: func(context.Context) error { return r.lock.Close() }},
 		lifecycle.Component{Name: "ops port", Run: r.runOps},
 		lifecycle.Component{Name: "raft", Start: r.openRaft, Run: r.watchRaft, Stop: func(context.Context) error { return r.store.Close() }},
+		lifecycle.Component{Name: "controller", Start: r.makeController, Run: background(func(ctx context.Context) { r.controller.Run(ctx) })},
 		lifecycle.Component{Name: "dead letters", Start: r.makeLetters, Run: background(func(ctx context.Context) { r.letters.Run(ctx) }), StopTimeout: time.Minute},
 		lifecycle.Component{Name: "replays", Start: r.makeBroker, Run: background(func(ctx context.Context) { r.broker.Run(ctx) })},
-		lifecycle.Component{Name: "controller", Start: r.makeController, Run: background(func(ctx context.Context) { r.controller.Run(ctx) })},
+		lifecycle.Component{Name: "routers", Run: r.tendRouters},
 		lifecycle.Component{Name: "certificates", Run: r.watchCerts},
 		lifecycle.Component{Name: "API", Start: r.makeServer, Run: r.serve, StopTimeout: 2 * drainCalls},
 	)
@@ -195,6 +196,9 @@ func (r *Router) openRaft(ctx context.Context) (err error) {
 		if p.ServerName == cfg.ServerName {
 			cfg.Address = p.Address
 		}
+	}
+	if len(cfg.Peers) == 1 {
+		cfg.Peers = nil // nobody to meet
 	}
 	if cfg.Address == "" {
 		if cfg.Address, err = r.advertised(); err != nil {
@@ -254,7 +258,7 @@ func (r *Router) watchRaft(ctx context.Context) error {
 }
 
 func (r *Router) makeLetters(context.Context) error {
-	r.letters = letters.New(filepath.Join(r.cfg.DataDir, lettersDir), r.logger)
+	r.letters = letters.New(filepath.Join(r.cfg.DataDir, lettersDir), r.letterCluster(), r.logger)
 	return nil
 }
 

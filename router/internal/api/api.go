@@ -66,6 +66,7 @@ func Register(srv grpc.ServiceRegistrar, cfg Config) {
 	controlv1.RegisterDeadLetterServiceServer(srv, &deadLetters{Config: cfg})
 	controlv1.RegisterServiceRegistryServer(srv, registry{})
 	controlv1.RegisterRaftServiceServer(srv, cfg.RaftService)
+	controlv1.RegisterRouterServiceServer(srv, &routers{Config: cfg})
 }
 
 // Own reports whether every router answers a method itself, and does not pass it on to the leader.
@@ -73,7 +74,7 @@ func Own(fullMethod string) bool {
 	service, _, _ := strings.Cut(strings.TrimPrefix(fullMethod, "/"), "/")
 	switch service {
 	case controlv1.AdminService_ServiceDesc.ServiceName, controlv1.SidecarCoordinator_ServiceDesc.ServiceName,
-		controlv1.DeadLetterService_ServiceDesc.ServiceName, controlv1.ServiceRegistry_ServiceDesc.ServiceName:
+		controlv1.DeadLetterService_ServiceDesc.ServiceName, controlv1.ServiceRegistry_ServiceDesc.ServiceName, controlv1.RouterService_ServiceDesc.ServiceName:
 		return false
 	}
 	return true

@@ -47,6 +47,9 @@ func (a *admin) GetCluster(ctx context.Context, req *controlv1.GetClusterRequest
 	if staleness == nil {
 		a.askMembers(ctx, resp.GetServers())
 	}
+	if _, leads := a.Controller.Leading(); !leads {
+		return resp, nil // only the leader knows the letters
+	}
 	if resp.DeadLetters, err = a.Letters.Count(ctx); err != nil {
 		resp.DeadLetterProblem = err.Error()
 	}

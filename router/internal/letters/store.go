@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -23,26 +24,32 @@ const (
 
 // Store is the dead-letter store of this router. While it is not open its methods return errors that wrap dlq.ErrUnavailable.
 type Store struct {
-	dir    string
-	log    *slog.Logger
-	opened chan struct{}
-	once   sync.Once
+	dir     string
+	cluster *Cluster // nil when the router is alone
+	log     *slog.Logger
+	opened  chan struct{}
+	once    sync.Once
 
-	mu    sync.RWMutex // held for reading by calls, for writing while the store is exchanged
-	store *dlq.Store
-	cause error
+	mu     sync.RWMutex // held for reading by calls, for writing while the store is exchanged
+	store  *dlq.Store
+	server *embed.Server // of a cluster
+	cause  error
 }
 
-// New returns a store in dir that is not open yet. Run it.
-func New(dir string, log *slog.Logger) *Store {
-	return &Store{dir: dir, log: log, opened: make(chan struct{}), cause: errors.New("it is being opened")}
+// New returns a store in dir that is not open yet; cluster is nil for a router that is alone. Run it.
+func New(dir string, cluster *Cluster, log *slog.Logger) *Store {
+	return &Store{dir: dir, cluster: cluster, log: log, opened: make(chan struct{}), cause: errors.New("it is being opened")}
 }
 
-// Opened is closed after the first try to open it, however that went.
+// Opened is closed after the first try to open it, however that went; among several routers it does not wait for the others.
 func (s *Store) Opened() <-chan struct{} { return s.opened }
 
 // Run opens the store, opens it again when its server fails, and closes it when ctx ends.
 func (s *Store) Run(ctx context.Context) {
+	if s.cluster != nil {
+		s.runCluster(ctx)
+		return
+	}
 	retry := firstRetry
 	for {
 		failed, stop, err := s.open(ctx)
@@ -89,7 +96,10 @@ func pause(ctx context.Context, d time.Duration) bool {
 }
 
 func (s *Store) open(ctx context.Context) (failed <-chan struct{}, stop func() error, err error) {
-	server, err := embed.Open(embed.Config{Dir: filepath.Join(s.dir, "jetstream"), Logger: s.log})
+	if _, err := os.Stat(filepath.Join(s.dir, sharedDir)); err == nil {
+		return nil, nil, fmt.Errorf("%s holds the letters of a cluster of several routers, and this router is alone: start it with RAFT_PEERS", s.dir)
+	}
+	server, err := embed.Open(embed.Config{Dir: filepath.Join(s.dir, loneDir), Logger: s.log})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -166,8 +176,18 @@ func (s *Store) Count(ctx context.Context) (uint64, error) {
 	return n, errors.Join(err, store.Health())
 }
 
-// Check reports whether the store can be used.
+// Check reports whether the store can be used; among several routers, by the one that leads.
 func (s *Store) Check(context.Context) error {
+	if s.cluster != nil {
+		if _, leads := s.cluster.Leading(); !leads {
+			s.mu.RLock()
+			defer s.mu.RUnlock()
+			if s.server == nil {
+				return s.cause
+			}
+			return nil
+		}
+	}
 	_, err := s.use()
 	return err
 }

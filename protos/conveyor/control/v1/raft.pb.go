@@ -21,6 +21,113 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type AnnounceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// server_id of the router, with its incarnation.
+	ServerId string `protobuf:"bytes,1,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	// letters_address at which its dead-letter server meets the others, host:port.
+	LettersAddress string `protobuf:"bytes,2,opt,name=letters_address,json=lettersAddress,proto3" json:"letters_address,omitempty"`
+	Version        string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	// feature_level of commands that it can apply.
+	FeatureLevel  uint32 `protobuf:"varint,4,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnnounceRequest) Reset() {
+	*x = AnnounceRequest{}
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnnounceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnnounceRequest) ProtoMessage() {}
+
+func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
+func (*AnnounceRequest) Descriptor() ([]byte, []int) {
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *AnnounceRequest) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *AnnounceRequest) GetLettersAddress() string {
+	if x != nil {
+		return x.LettersAddress
+	}
+	return ""
+}
+
+func (x *AnnounceRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *AnnounceRequest) GetFeatureLevel() uint32 {
+	if x != nil {
+		return x.FeatureLevel
+	}
+	return 0
+}
+
+type AnnounceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnnounceResponse) Reset() {
+	*x = AnnounceResponse{}
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnnounceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnnounceResponse) ProtoMessage() {}
+
+func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnnounceResponse.ProtoReflect.Descriptor instead.
+func (*AnnounceResponse) Descriptor() ([]byte, []int) {
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{1}
+}
+
 // RaftTarget says for whom a call is meant, and from whom it comes.
 type RaftTarget struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
@@ -35,7 +142,7 @@ type RaftTarget struct {
 
 func (x *RaftTarget) Reset() {
 	*x = RaftTarget{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[0]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -47,7 +154,7 @@ func (x *RaftTarget) String() string {
 func (*RaftTarget) ProtoMessage() {}
 
 func (x *RaftTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[0]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -60,7 +167,7 @@ func (x *RaftTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftTarget.ProtoReflect.Descriptor instead.
 func (*RaftTarget) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{0}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *RaftTarget) GetClusterId() string {
@@ -112,7 +219,7 @@ type LogEntry struct {
 
 func (x *LogEntry) Reset() {
 	*x = LogEntry{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[1]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -124,7 +231,7 @@ func (x *LogEntry) String() string {
 func (*LogEntry) ProtoMessage() {}
 
 func (x *LogEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[1]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -137,7 +244,7 @@ func (x *LogEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEntry.ProtoReflect.Descriptor instead.
 func (*LogEntry) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{1}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *LogEntry) GetIndex() uint64 {
@@ -196,7 +303,7 @@ type AppendEntriesRequest struct {
 
 func (x *AppendEntriesRequest) Reset() {
 	*x = AppendEntriesRequest{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[2]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -208,7 +315,7 @@ func (x *AppendEntriesRequest) String() string {
 func (*AppendEntriesRequest) ProtoMessage() {}
 
 func (x *AppendEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[2]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -221,7 +328,7 @@ func (x *AppendEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendEntriesRequest.ProtoReflect.Descriptor instead.
 func (*AppendEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{2}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *AppendEntriesRequest) GetTarget() *RaftTarget {
@@ -279,7 +386,7 @@ type AppendEntriesResponse struct {
 
 func (x *AppendEntriesResponse) Reset() {
 	*x = AppendEntriesResponse{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[3]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -291,7 +398,7 @@ func (x *AppendEntriesResponse) String() string {
 func (*AppendEntriesResponse) ProtoMessage() {}
 
 func (x *AppendEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[3]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -304,7 +411,7 @@ func (x *AppendEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendEntriesResponse.ProtoReflect.Descriptor instead.
 func (*AppendEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{3}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *AppendEntriesResponse) GetTarget() *RaftTarget {
@@ -355,7 +462,7 @@ type RequestVoteRequest struct {
 
 func (x *RequestVoteRequest) Reset() {
 	*x = RequestVoteRequest{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[4]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -367,7 +474,7 @@ func (x *RequestVoteRequest) String() string {
 func (*RequestVoteRequest) ProtoMessage() {}
 
 func (x *RequestVoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[4]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -380,7 +487,7 @@ func (x *RequestVoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestVoteRequest.ProtoReflect.Descriptor instead.
 func (*RequestVoteRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{4}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RequestVoteRequest) GetTarget() *RaftTarget {
@@ -429,7 +536,7 @@ type RequestVoteResponse struct {
 
 func (x *RequestVoteResponse) Reset() {
 	*x = RequestVoteResponse{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[5]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -441,7 +548,7 @@ func (x *RequestVoteResponse) String() string {
 func (*RequestVoteResponse) ProtoMessage() {}
 
 func (x *RequestVoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[5]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -454,7 +561,7 @@ func (x *RequestVoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestVoteResponse.ProtoReflect.Descriptor instead.
 func (*RequestVoteResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{5}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RequestVoteResponse) GetTarget() *RaftTarget {
@@ -490,7 +597,7 @@ type RequestPreVoteRequest struct {
 
 func (x *RequestPreVoteRequest) Reset() {
 	*x = RequestPreVoteRequest{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[6]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -502,7 +609,7 @@ func (x *RequestPreVoteRequest) String() string {
 func (*RequestPreVoteRequest) ProtoMessage() {}
 
 func (x *RequestPreVoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[6]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -515,7 +622,7 @@ func (x *RequestPreVoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestPreVoteRequest.ProtoReflect.Descriptor instead.
 func (*RequestPreVoteRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{6}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RequestPreVoteRequest) GetTarget() *RaftTarget {
@@ -557,7 +664,7 @@ type RequestPreVoteResponse struct {
 
 func (x *RequestPreVoteResponse) Reset() {
 	*x = RequestPreVoteResponse{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[7]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -569,7 +676,7 @@ func (x *RequestPreVoteResponse) String() string {
 func (*RequestPreVoteResponse) ProtoMessage() {}
 
 func (x *RequestPreVoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[7]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -582,7 +689,7 @@ func (x *RequestPreVoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestPreVoteResponse.ProtoReflect.Descriptor instead.
 func (*RequestPreVoteResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{7}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RequestPreVoteResponse) GetTarget() *RaftTarget {
@@ -617,7 +724,7 @@ type InstallSnapshotRequest struct {
 
 func (x *InstallSnapshotRequest) Reset() {
 	*x = InstallSnapshotRequest{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[8]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -629,7 +736,7 @@ func (x *InstallSnapshotRequest) String() string {
 func (*InstallSnapshotRequest) ProtoMessage() {}
 
 func (x *InstallSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[8]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -642,7 +749,7 @@ func (x *InstallSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*InstallSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{8}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *InstallSnapshotRequest) GetHead() *SnapshotHead {
@@ -675,7 +782,7 @@ type SnapshotHead struct {
 
 func (x *SnapshotHead) Reset() {
 	*x = SnapshotHead{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[9]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +794,7 @@ func (x *SnapshotHead) String() string {
 func (*SnapshotHead) ProtoMessage() {}
 
 func (x *SnapshotHead) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[9]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +807,7 @@ func (x *SnapshotHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHead.ProtoReflect.Descriptor instead.
 func (*SnapshotHead) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{9}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SnapshotHead) GetTarget() *RaftTarget {
@@ -770,7 +877,7 @@ type InstallSnapshotResponse struct {
 
 func (x *InstallSnapshotResponse) Reset() {
 	*x = InstallSnapshotResponse{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[10]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -782,7 +889,7 @@ func (x *InstallSnapshotResponse) String() string {
 func (*InstallSnapshotResponse) ProtoMessage() {}
 
 func (x *InstallSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[10]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -795,7 +902,7 @@ func (x *InstallSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*InstallSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{10}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *InstallSnapshotResponse) GetTarget() *RaftTarget {
@@ -828,7 +935,7 @@ type TimeoutNowRequest struct {
 
 func (x *TimeoutNowRequest) Reset() {
 	*x = TimeoutNowRequest{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[11]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +947,7 @@ func (x *TimeoutNowRequest) String() string {
 func (*TimeoutNowRequest) ProtoMessage() {}
 
 func (x *TimeoutNowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[11]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +960,7 @@ func (x *TimeoutNowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeoutNowRequest.ProtoReflect.Descriptor instead.
 func (*TimeoutNowRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{11}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TimeoutNowRequest) GetTarget() *RaftTarget {
@@ -872,7 +979,7 @@ type TimeoutNowResponse struct {
 
 func (x *TimeoutNowResponse) Reset() {
 	*x = TimeoutNowResponse{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[12]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -884,7 +991,7 @@ func (x *TimeoutNowResponse) String() string {
 func (*TimeoutNowResponse) ProtoMessage() {}
 
 func (x *TimeoutNowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[12]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -897,7 +1004,7 @@ func (x *TimeoutNowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeoutNowResponse.ProtoReflect.Descriptor instead.
 func (*TimeoutNowResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{12}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TimeoutNowResponse) GetTarget() *RaftTarget {
@@ -915,7 +1022,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[13]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -927,7 +1034,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[13]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -940,7 +1047,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{13}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{15}
 }
 
 type ProbeResponse struct {
@@ -954,7 +1061,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[14]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1073,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[14]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1086,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{14}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ProbeResponse) GetServerId() string {
@@ -1000,7 +1107,13 @@ var File_conveyor_control_v1_raft_proto protoreflect.FileDescriptor
 
 const file_conveyor_control_v1_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x1econveyor/control/v1/raft.proto\x12\x13conveyor.control.v1\"\xc4\x01\n" +
+	"\x1econveyor/control/v1/raft.proto\x12\x13conveyor.control.v1\"\x96\x01\n" +
+	"\x0fAnnounceRequest\x12\x1b\n" +
+	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12'\n" +
+	"\x0fletters_address\x18\x02 \x01(\tR\x0elettersAddress\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12#\n" +
+	"\rfeature_level\x18\x04 \x01(\rR\ffeatureLevel\"\x12\n" +
+	"\x10AnnounceResponse\"\xc4\x01\n" +
 	"\n" +
 	"RaftTarget\x12\x1d\n" +
 	"\n" +
@@ -1082,7 +1195,9 @@ const file_conveyor_control_v1_raft_proto_rawDesc = "" +
 	"\x0fInstallSnapshot\x12+.conveyor.control.v1.InstallSnapshotRequest\x1a,.conveyor.control.v1.InstallSnapshotResponse(\x01\x12]\n" +
 	"\n" +
 	"TimeoutNow\x12&.conveyor.control.v1.TimeoutNowRequest\x1a'.conveyor.control.v1.TimeoutNowResponse\x12N\n" +
-	"\x05Probe\x12!.conveyor.control.v1.ProbeRequest\x1a\".conveyor.control.v1.ProbeResponseB\xd9\x01\n" +
+	"\x05Probe\x12!.conveyor.control.v1.ProbeRequest\x1a\".conveyor.control.v1.ProbeResponse2h\n" +
+	"\rRouterService\x12W\n" +
+	"\bAnnounce\x12$.conveyor.control.v1.AnnounceRequest\x1a%.conveyor.control.v1.AnnounceResponseB\xd9\x01\n" +
 	"\x17com.conveyor.control.v1B\tRaftProtoP\x01ZEgithub.com/conveyor-etl/conveyor/protos/conveyor/control/v1;controlv1\xa2\x02\x03CCX\xaa\x02\x13Conveyor.Control.V1\xca\x02\x13Conveyor\\Control\\V1\xe2\x02\x1fConveyor\\Control\\V1\\GPBMetadata\xea\x02\x15Conveyor::Control::V1b\x06proto3"
 
 var (
@@ -1097,51 +1212,55 @@ func file_conveyor_control_v1_raft_proto_rawDescGZIP() []byte {
 	return file_conveyor_control_v1_raft_proto_rawDescData
 }
 
-var file_conveyor_control_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_conveyor_control_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_conveyor_control_v1_raft_proto_goTypes = []any{
-	(*RaftTarget)(nil),              // 0: conveyor.control.v1.RaftTarget
-	(*LogEntry)(nil),                // 1: conveyor.control.v1.LogEntry
-	(*AppendEntriesRequest)(nil),    // 2: conveyor.control.v1.AppendEntriesRequest
-	(*AppendEntriesResponse)(nil),   // 3: conveyor.control.v1.AppendEntriesResponse
-	(*RequestVoteRequest)(nil),      // 4: conveyor.control.v1.RequestVoteRequest
-	(*RequestVoteResponse)(nil),     // 5: conveyor.control.v1.RequestVoteResponse
-	(*RequestPreVoteRequest)(nil),   // 6: conveyor.control.v1.RequestPreVoteRequest
-	(*RequestPreVoteResponse)(nil),  // 7: conveyor.control.v1.RequestPreVoteResponse
-	(*InstallSnapshotRequest)(nil),  // 8: conveyor.control.v1.InstallSnapshotRequest
-	(*SnapshotHead)(nil),            // 9: conveyor.control.v1.SnapshotHead
-	(*InstallSnapshotResponse)(nil), // 10: conveyor.control.v1.InstallSnapshotResponse
-	(*TimeoutNowRequest)(nil),       // 11: conveyor.control.v1.TimeoutNowRequest
-	(*TimeoutNowResponse)(nil),      // 12: conveyor.control.v1.TimeoutNowResponse
-	(*ProbeRequest)(nil),            // 13: conveyor.control.v1.ProbeRequest
-	(*ProbeResponse)(nil),           // 14: conveyor.control.v1.ProbeResponse
+	(*AnnounceRequest)(nil),         // 0: conveyor.control.v1.AnnounceRequest
+	(*AnnounceResponse)(nil),        // 1: conveyor.control.v1.AnnounceResponse
+	(*RaftTarget)(nil),              // 2: conveyor.control.v1.RaftTarget
+	(*LogEntry)(nil),                // 3: conveyor.control.v1.LogEntry
+	(*AppendEntriesRequest)(nil),    // 4: conveyor.control.v1.AppendEntriesRequest
+	(*AppendEntriesResponse)(nil),   // 5: conveyor.control.v1.AppendEntriesResponse
+	(*RequestVoteRequest)(nil),      // 6: conveyor.control.v1.RequestVoteRequest
+	(*RequestVoteResponse)(nil),     // 7: conveyor.control.v1.RequestVoteResponse
+	(*RequestPreVoteRequest)(nil),   // 8: conveyor.control.v1.RequestPreVoteRequest
+	(*RequestPreVoteResponse)(nil),  // 9: conveyor.control.v1.RequestPreVoteResponse
+	(*InstallSnapshotRequest)(nil),  // 10: conveyor.control.v1.InstallSnapshotRequest
+	(*SnapshotHead)(nil),            // 11: conveyor.control.v1.SnapshotHead
+	(*InstallSnapshotResponse)(nil), // 12: conveyor.control.v1.InstallSnapshotResponse
+	(*TimeoutNowRequest)(nil),       // 13: conveyor.control.v1.TimeoutNowRequest
+	(*TimeoutNowResponse)(nil),      // 14: conveyor.control.v1.TimeoutNowResponse
+	(*ProbeRequest)(nil),            // 15: conveyor.control.v1.ProbeRequest
+	(*ProbeResponse)(nil),           // 16: conveyor.control.v1.ProbeResponse
 }
 var file_conveyor_control_v1_raft_proto_depIdxs = []int32{
-	0,  // 0: conveyor.control.v1.AppendEntriesRequest.target:type_name -> conveyor.control.v1.RaftTarget
-	1,  // 1: conveyor.control.v1.AppendEntriesRequest.entries:type_name -> conveyor.control.v1.LogEntry
-	0,  // 2: conveyor.control.v1.AppendEntriesResponse.target:type_name -> conveyor.control.v1.RaftTarget
-	0,  // 3: conveyor.control.v1.RequestVoteRequest.target:type_name -> conveyor.control.v1.RaftTarget
-	0,  // 4: conveyor.control.v1.RequestVoteResponse.target:type_name -> conveyor.control.v1.RaftTarget
-	0,  // 5: conveyor.control.v1.RequestPreVoteRequest.target:type_name -> conveyor.control.v1.RaftTarget
-	0,  // 6: conveyor.control.v1.RequestPreVoteResponse.target:type_name -> conveyor.control.v1.RaftTarget
-	9,  // 7: conveyor.control.v1.InstallSnapshotRequest.head:type_name -> conveyor.control.v1.SnapshotHead
-	0,  // 8: conveyor.control.v1.SnapshotHead.target:type_name -> conveyor.control.v1.RaftTarget
-	0,  // 9: conveyor.control.v1.InstallSnapshotResponse.target:type_name -> conveyor.control.v1.RaftTarget
-	0,  // 10: conveyor.control.v1.TimeoutNowRequest.target:type_name -> conveyor.control.v1.RaftTarget
-	0,  // 11: conveyor.control.v1.TimeoutNowResponse.target:type_name -> conveyor.control.v1.RaftTarget
-	2,  // 12: conveyor.control.v1.RaftService.AppendEntries:input_type -> conveyor.control.v1.AppendEntriesRequest
-	4,  // 13: conveyor.control.v1.RaftService.RequestVote:input_type -> conveyor.control.v1.RequestVoteRequest
-	6,  // 14: conveyor.control.v1.RaftService.RequestPreVote:input_type -> conveyor.control.v1.RequestPreVoteRequest
-	8,  // 15: conveyor.control.v1.RaftService.InstallSnapshot:input_type -> conveyor.control.v1.InstallSnapshotRequest
-	11, // 16: conveyor.control.v1.RaftService.TimeoutNow:input_type -> conveyor.control.v1.TimeoutNowRequest
-	13, // 17: conveyor.control.v1.RaftService.Probe:input_type -> conveyor.control.v1.ProbeRequest
-	3,  // 18: conveyor.control.v1.RaftService.AppendEntries:output_type -> conveyor.control.v1.AppendEntriesResponse
-	5,  // 19: conveyor.control.v1.RaftService.RequestVote:output_type -> conveyor.control.v1.RequestVoteResponse
-	7,  // 20: conveyor.control.v1.RaftService.RequestPreVote:output_type -> conveyor.control.v1.RequestPreVoteResponse
-	10, // 21: conveyor.control.v1.RaftService.InstallSnapshot:output_type -> conveyor.control.v1.InstallSnapshotResponse
-	12, // 22: conveyor.control.v1.RaftService.TimeoutNow:output_type -> conveyor.control.v1.TimeoutNowResponse
-	14, // 23: conveyor.control.v1.RaftService.Probe:output_type -> conveyor.control.v1.ProbeResponse
-	18, // [18:24] is the sub-list for method output_type
-	12, // [12:18] is the sub-list for method input_type
+	2,  // 0: conveyor.control.v1.AppendEntriesRequest.target:type_name -> conveyor.control.v1.RaftTarget
+	3,  // 1: conveyor.control.v1.AppendEntriesRequest.entries:type_name -> conveyor.control.v1.LogEntry
+	2,  // 2: conveyor.control.v1.AppendEntriesResponse.target:type_name -> conveyor.control.v1.RaftTarget
+	2,  // 3: conveyor.control.v1.RequestVoteRequest.target:type_name -> conveyor.control.v1.RaftTarget
+	2,  // 4: conveyor.control.v1.RequestVoteResponse.target:type_name -> conveyor.control.v1.RaftTarget
+	2,  // 5: conveyor.control.v1.RequestPreVoteRequest.target:type_name -> conveyor.control.v1.RaftTarget
+	2,  // 6: conveyor.control.v1.RequestPreVoteResponse.target:type_name -> conveyor.control.v1.RaftTarget
+	11, // 7: conveyor.control.v1.InstallSnapshotRequest.head:type_name -> conveyor.control.v1.SnapshotHead
+	2,  // 8: conveyor.control.v1.SnapshotHead.target:type_name -> conveyor.control.v1.RaftTarget
+	2,  // 9: conveyor.control.v1.InstallSnapshotResponse.target:type_name -> conveyor.control.v1.RaftTarget
+	2,  // 10: conveyor.control.v1.TimeoutNowRequest.target:type_name -> conveyor.control.v1.RaftTarget
+	2,  // 11: conveyor.control.v1.TimeoutNowResponse.target:type_name -> conveyor.control.v1.RaftTarget
+	4,  // 12: conveyor.control.v1.RaftService.AppendEntries:input_type -> conveyor.control.v1.AppendEntriesRequest
+	6,  // 13: conveyor.control.v1.RaftService.RequestVote:input_type -> conveyor.control.v1.RequestVoteRequest
+	8,  // 14: conveyor.control.v1.RaftService.RequestPreVote:input_type -> conveyor.control.v1.RequestPreVoteRequest
+	10, // 15: conveyor.control.v1.RaftService.InstallSnapshot:input_type -> conveyor.control.v1.InstallSnapshotRequest
+	13, // 16: conveyor.control.v1.RaftService.TimeoutNow:input_type -> conveyor.control.v1.TimeoutNowRequest
+	15, // 17: conveyor.control.v1.RaftService.Probe:input_type -> conveyor.control.v1.ProbeRequest
+	0,  // 18: conveyor.control.v1.RouterService.Announce:input_type -> conveyor.control.v1.AnnounceRequest
+	5,  // 19: conveyor.control.v1.RaftService.AppendEntries:output_type -> conveyor.control.v1.AppendEntriesResponse
+	7,  // 20: conveyor.control.v1.RaftService.RequestVote:output_type -> conveyor.control.v1.RequestVoteResponse
+	9,  // 21: conveyor.control.v1.RaftService.RequestPreVote:output_type -> conveyor.control.v1.RequestPreVoteResponse
+	12, // 22: conveyor.control.v1.RaftService.InstallSnapshot:output_type -> conveyor.control.v1.InstallSnapshotResponse
+	14, // 23: conveyor.control.v1.RaftService.TimeoutNow:output_type -> conveyor.control.v1.TimeoutNowResponse
+	16, // 24: conveyor.control.v1.RaftService.Probe:output_type -> conveyor.control.v1.ProbeResponse
+	1,  // 25: conveyor.control.v1.RouterService.Announce:output_type -> conveyor.control.v1.AnnounceResponse
+	19, // [19:26] is the sub-list for method output_type
+	12, // [12:19] is the sub-list for method input_type
 	12, // [12:12] is the sub-list for extension type_name
 	12, // [12:12] is the sub-list for extension extendee
 	0,  // [0:12] is the sub-list for field type_name
@@ -1158,9 +1277,9 @@ func file_conveyor_control_v1_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_conveyor_control_v1_raft_proto_rawDesc), len(file_conveyor_control_v1_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_conveyor_control_v1_raft_proto_goTypes,
 		DependencyIndexes: file_conveyor_control_v1_raft_proto_depIdxs,

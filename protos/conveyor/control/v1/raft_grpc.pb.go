@@ -309,3 +309,111 @@ var RaftService_ServiceDesc = grpc.ServiceDesc{
 	},
 	Metadata: "conveyor/control/v1/raft.proto",
 }
+
+const (
+	RouterService_Announce_FullMethodName = "/conveyor.control.v1.RouterService/Announce"
+)
+
+// RouterServiceClient is the client API for RouterService service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// RouterService is what routers of a cluster ask of their leader.
+type RouterServiceClient interface {
+	// Announce tells what the others need to know of a router; it replaces what was told before.
+	Announce(ctx context.Context, in *AnnounceRequest, opts ...grpc.CallOption) (*AnnounceResponse, error)
+}
+
+type routerServiceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewRouterServiceClient(cc grpc.ClientConnInterface) RouterServiceClient {
+	return &routerServiceClient{cc}
+}
+
+func (c *routerServiceClient) Announce(ctx context.Context, in *AnnounceRequest, opts ...grpc.CallOption) (*AnnounceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AnnounceResponse)
+	err := c.cc.Invoke(ctx, RouterService_Announce_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// RouterServiceServer is the server API for RouterService service.
+// All implementations must embed UnimplementedRouterServiceServer
+// for forward compatibility.
+//
+// RouterService is what routers of a cluster ask of their leader.
+type RouterServiceServer interface {
+	// Announce tells what the others need to know of a router; it replaces what was told before.
+	Announce(context.Context, *AnnounceRequest) (*AnnounceResponse, error)
+	mustEmbedUnimplementedRouterServiceServer()
+}
+
+// UnimplementedRouterServiceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedRouterServiceServer struct{}
+
+func (UnimplementedRouterServiceServer) Announce(context.Context, *AnnounceRequest) (*AnnounceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Announce not implemented")
+}
+func (UnimplementedRouterServiceServer) mustEmbedUnimplementedRouterServiceServer() {}
+func (UnimplementedRouterServiceServer) testEmbeddedByValue()                       {}
+
+// UnsafeRouterServiceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to RouterServiceServer will
+// result in compilation errors.
+type UnsafeRouterServiceServer interface {
+	mustEmbedUnimplementedRouterServiceServer()
+}
+
+func RegisterRouterServiceServer(s grpc.ServiceRegistrar, srv RouterServiceServer) {
+	// If the following call panics, it indicates UnimplementedRouterServiceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&RouterService_ServiceDesc, srv)
+}
+
+func _RouterService_Announce_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AnnounceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterServiceServer).Announce(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouterService_Announce_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterServiceServer).Announce(ctx, req.(*AnnounceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// RouterService_ServiceDesc is the grpc.ServiceDesc for RouterService service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var RouterService_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "conveyor.control.v1.RouterService",
+	HandlerType: (*RouterServiceServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Announce",
+			Handler:    _RouterService_Announce_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "conveyor/control/v1/raft.proto",
+}

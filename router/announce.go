@@ -1,0 +1,185 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conveyor-etl/conveyor/internal/version"
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+	"github.com/conveyor-etl/conveyor/router/internal/letters"
+	"github.com/conveyor-etl/conveyor/router/internal/state"
+	"github.com/conveyor-etl/conveyor/router/internal/state/statepb"
+)
+
+const (
+	// announceEvery is how often a router looks whether the cluster knows what it should know of it.
+	announceEvery   = 200 * time.Millisecond
+	announceTimeout = 5 * time.Second
+	// forgetTimeout bounds one try to take a router that has left out of the letters' servers.
+	forgetTimeout = 5 * time.Second
+)
+
+// tendRouters keeps what the cluster knows of its routers right: each tells of itself, and the leader forgets those that have left.
+func (r *Router) tendRouters(ctx context.Context) error {
+	if len(r.cfg.Peers) < 2 {
+		return nil
+	}
+	tick := time.NewTicker(announceEvery)
+	defer tick.Stop()
+	said := ""
+	for {
+		err := r.announce(ctx)
+		if err == nil {
+			err = r.forgetRouters(ctx)
+		}
+		if err != nil && ctx.Err() == nil && err.Error() != said {
+			said = err.Error()
+			r.logger.Warn("what the cluster knows of its routers is not up to date yet; it is tried again", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// announce tells the leader of this router, unless it knows already.
+func (r *Router) announce(ctx context.Context) error {
+	own := &statepb.Router{ServerId: r.store.ServerID(), LettersAddress: r.lettersAddress(), Version: version.Get().Version, FeatureLevel: state.FeatureLevel}
+	if proto.Equal(r.machine.View().Routers[own.GetServerId()], own) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, announceTimeout)
+	defer cancel()
+	if _, leads := r.controller.Leading(); leads {
+		_, err := r.controller.Propose(ctx, &statepb.Command{Kind: &statepb.Command_AnnounceRouter{AnnounceRouter: &statepb.AnnounceRouter{Router: own}}})
+		return err
+	}
+	leader := r.leader()
+	if leader.address == "" {
+		return nil // there is nobody to tell
+	}
+	conn, err := r.dial(leader.address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = controlv1.NewRouterServiceClient(conn).Announce(ctx, &controlv1.AnnounceRequest{
+		ServerId: own.GetServerId(), LettersAddress: own.GetLettersAddress(), Version: own.GetVersion(), FeatureLevel: own.GetFeatureLevel(),
+	})
+	if err != nil {
+		return fmt.Errorf("announce this router to router %s: %w", leader.id, err)
+	}
+	return nil
+}
+
+// forgetRouters is for the leader.
+func (r *Router) forgetRouters(ctx context.Context) error {
+	if _, leads := r.controller.Leading(); !leads {
+		return nil
+	}
+	members, err := r.members()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for id := range r.machine.View().Routers {
+		if _, is := members[id]; !is {
+			errs = append(errs, r.forget(ctx, id))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *Router) forget(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, forgetTimeout)
+	defer cancel()
+	if err := r.letters.Forget(ctx, id); err != nil {
+		return err
+	}
+	_, err := r.controller.Propose(ctx, &statepb.Command{Kind: &statepb.Command_ForgetRouter{ForgetRouter: &statepb.ForgetRouter{ServerId: id}}})
+	if err == nil {
+		r.logger.Info("router that has left is forgotten", "server", id)
+	}
+	return err
+}
+
+// members are the addresses of the members by their ids.
+func (r *Router) members() (map[string]string, error) {
+	servers, err := r.store.Servers()
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]string, len(servers))
+	for _, s := range servers {
+		out[s.ID] = s.Address
+	}
+	return out, nil
+}
+
+// lettersAddress is where the dead-letter servers of others reach this router's: at the host at which its API is reached.
+func (r *Router) lettersAddress() string {
+	host := ""
+	for _, p := range r.cfg.Peers {
+		if p.ID == strconv.Itoa(r.cfg.NodeID) {
+			host = p.Address.Host
+		}
+	}
+	return net.JoinHostPort(host, strconv.Itoa(int(r.cfg.DLQPort)))
+}
+
+// letterCluster is how the dead letters are kept by several routers; nil for one that is alone.
+func (r *Router) letterCluster() *letters.Cluster {
+	if len(r.cfg.Peers) < 2 {
+		return nil
+	}
+	return &letters.Cluster{
+		Name: r.store.ClusterID, ServerName: r.store.ServerID(), Listen: net.JoinHostPort(r.cfg.listenHost(), strconv.Itoa(int(r.cfg.DLQPort))),
+		Routes: r.letterRoutes, Leading: func() (context.Context, bool) { return r.controller.Leading() }, Mark: letterMark{r},
+	}
+}
+
+// letterRoutes are the letters' addresses of all members, once all have announced themselves.
+func (r *Router) letterRoutes() ([]string, bool) {
+	members, err := r.members()
+	if err != nil || len(members) == 0 {
+		return nil, false
+	}
+	view := r.machine.View()
+	var out []string
+	for id := range members {
+		known := view.Routers[id]
+		if known == nil {
+			return nil, false
+		}
+		out = append(out, known.GetLettersAddress())
+	}
+	return out, true
+}
+
+// letterMark keeps the high-water mark of the letters in the state of the cluster. Only the leader can change that, which fences a store that one who led before has
+// still open.
+type letterMark struct{ r *Router }
+
+// Load implements dlq.Mark.
+func (m letterMark) Load(ctx context.Context) ([]byte, error) {
+	if err := m.r.store.Read(ctx); err != nil {
+		return nil, err
+	}
+	return m.r.machine.LetterMark(), nil
+}
+
+// Save implements dlq.Mark.
+func (m letterMark) Save(ctx context.Context, mark []byte, version uint64) error {
+	_, err := m.r.controller.Propose(ctx, &statepb.Command{Kind: &statepb.Command_StoreLetterMark{
+		StoreLetterMark: &statepb.StoreLetterMark{Version: version, Mark: mark},
+	}})
+	return err
+}

@@ -1,0 +1,43 @@
+package api
+
+import (
+	"context"
+	"slices"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/conveyor-etl/conveyor/internal/env"
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+	"github.com/conveyor-etl/conveyor/raftstore"
+	"github.com/conveyor-etl/conveyor/router/internal/state/statepb"
+)
+
+// routers answers what routers ask of their leader.
+type routers struct {
+	controlv1.UnimplementedRouterServiceServer
+	Config
+}
+
+// Announce implements controlv1.RouterServiceServer.
+func (r *routers) Announce(ctx context.Context, req *controlv1.AnnounceRequest) (*controlv1.AnnounceResponse, error) {
+	if _, err := env.ParseHostPort(req.GetLettersAddress()); err != nil {
+		return nil, invalid("letters address %.260q of router %.100q: %v", req.GetLettersAddress(), req.GetServerId(), err)
+	}
+	if len(req.GetVersion()) > maxTextBytes {
+		return nil, invalid("the version of router %.100q is too long", req.GetServerId())
+	}
+	members, err := r.Store.Membership()
+	if err != nil {
+		return nil, toWire(err)
+	}
+	if !slices.ContainsFunc(members.Servers, func(s raftstore.Server) bool { return s.ID == req.GetServerId() }) {
+		return nil, fail(codes.FailedPrecondition, reasonConflict, "router %.100q is not a member of the cluster", req.GetServerId())
+	}
+	_, err = r.Controller.Propose(ctx, &statepb.Command{Kind: &statepb.Command_AnnounceRouter{AnnounceRouter: &statepb.AnnounceRouter{Router: &statepb.Router{
+		ServerId: req.GetServerId(), LettersAddress: req.GetLettersAddress(), Version: req.GetVersion(), FeatureLevel: req.GetFeatureLevel(),
+	}}}})
+	if err != nil {
+		return nil, toWire(err)
+	}
+	return &controlv1.AnnounceResponse{}, nil
+}
