@@ -102,6 +102,8 @@ func (s *service) AppendEntries(stream grpc.BidiStreamingServer[controlv1.Append
 		select {
 		case <-s.t.inbound.Done():
 			return errStopping
+		case <-stream.Context().Done():
+			return status.FromContextError(stream.Context().Err()).Err()
 		case r := <-received:
 			if errors.Is(r.err, io.EOF) {
 				return nil
