@@ -47,8 +47,7 @@ type ApplyOptions struct {
 	DryRun bool
 }
 
-// Apply creates or changes resources, all or none, and returns what became of each, in order. After a lost reply it is repeated, which then finds the
-// resources Unchanged.
+// Apply creates or changes resources, all or none, and returns what became of each, in order. After a lost reply it is repeated, and applied once all the same.
 func (c *Client) Apply(ctx context.Context, resources []*dsl.Resource, opts ApplyOptions) ([]Applied, error) {
 	req := &controlv1.ApplyRequest{Owner: opts.Owner, TakeOver: opts.TakeOver, DryRun: opts.DryRun}
 	for _, r := range resources {
@@ -58,9 +57,19 @@ func (c *Client) Apply(ctx context.Context, resources []*dsl.Resource, opts Appl
 		}
 		req.Manifests = append(req.Manifests, m)
 	}
-	resp, err := call(ctx, c, whenUnanswered, func(ctx context.Context, conn grpc.ClientConnInterface) (*controlv1.ApplyResponse, error) {
+	apply := func(ctx context.Context, conn grpc.ClientConnInterface, command *controlv1.Command) (*controlv1.ApplyResponse, error) {
+		req.Command = command
 		return controlv1.NewAdminServiceClient(conn).Apply(ctx, req)
-	})
+	}
+	var resp *controlv1.ApplyResponse
+	var err error
+	if opts.DryRun {
+		resp, err = call(ctx, c, whenUnanswered, func(ctx context.Context, conn grpc.ClientConnInterface) (*controlv1.ApplyResponse, error) {
+			return apply(ctx, conn, nil)
+		})
+	} else {
+		resp, err = change(ctx, c, apply)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("apply: %w", err)
 	}
@@ -130,7 +139,8 @@ func (c *Client) Watch(ctx context.Context, kind, namespace string, after uint64
 // Delete removes a resource. It returns when the router has taken note; a pipeline is gone only after its drain, which Get shows by ErrNotFound.
 func (c *Client) Delete(ctx context.Context, kind, namespace, name string) error {
 	req := &controlv1.DeleteResourceRequest{Ref: &controlv1.ResourceRef{Kind: kind, Namespace: namespace, Name: name}}
-	_, err := call(ctx, c, whenUnanswered, func(ctx context.Context, conn grpc.ClientConnInterface) (*controlv1.DeleteResourceResponse, error) {
+	_, err := change(ctx, c, func(ctx context.Context, conn grpc.ClientConnInterface, command *controlv1.Command) (*controlv1.DeleteResourceResponse, error) {
+		req.Command = command
 		return controlv1.NewAdminServiceClient(conn).DeleteResource(ctx, req)
 	})
 	if err != nil {
@@ -152,10 +162,11 @@ func (c *Client) PipelineStatus(ctx context.Context, namespace, name string) (*c
 	return resp.GetStatus(), nil
 }
 
-// RestartPipeline lets a completed pipeline read on, or with fromStart makes one begin anew. It is not repeated once a router may have it.
+// RestartPipeline lets a completed pipeline read on, or with fromStart makes one begin anew. After a lost reply it is repeated, and done once all the same.
 func (c *Client) RestartPipeline(ctx context.Context, namespace, name string, fromStart bool) error {
 	req := &controlv1.RestartPipelineRequest{Namespace: namespace, Name: name, FromStart: fromStart}
-	_, err := call(ctx, c, whenUnsent, func(ctx context.Context, conn grpc.ClientConnInterface) (*controlv1.RestartPipelineResponse, error) {
+	_, err := change(ctx, c, func(ctx context.Context, conn grpc.ClientConnInterface, command *controlv1.Command) (*controlv1.RestartPipelineResponse, error) {
+		req.Command = command
 		return controlv1.NewAdminServiceClient(conn).RestartPipeline(ctx, req)
 	})
 	if err != nil {

@@ -28,6 +28,7 @@ type Client struct {
 	servers []*server
 	// current is the server that answered last.
 	current atomic.Int64
+	changes *changes
 
 	// life ends with Close, and with it everything under way.
 	life  context.Context //nolint:containedctx // the life of the client, not that of a call
@@ -50,7 +51,7 @@ func Dial(ctx context.Context, targets []string, opts ...Option) (*Client, error
 	if len(targets) == 0 {
 		return nil, fmt.Errorf("%w: no address of a router given", ErrInvalid)
 	}
-	c := &Client{}
+	c := &Client{changes: newChanges()}
 	c.opts.apply(opts)
 	var errs []error
 	for _, t := range targets {
@@ -62,6 +63,7 @@ func Dial(ctx context.Context, targets []string, opts ...Option) (*Client, error
 	life, cancel := context.WithCancelCause(context.Background())
 	c.life = life
 	c.close = sync.OnceValue(func() error {
+		c.endSession()
 		cancel(ErrClosed)
 		var errs []error
 		for _, s := range c.servers {
@@ -79,7 +81,7 @@ func Dial(ctx context.Context, targets []string, opts ...Option) (*Client, error
 	return c, nil
 }
 
-// Close ends all calls and connections. It may be called more than once.
+// Close ends all calls and connections. It may be called more than once, and blocks for half a second at most.
 func (c *Client) Close() error { return c.close() }
 
 // Targets are the addresses of the routers, as given to Dial.

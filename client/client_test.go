@@ -58,14 +58,26 @@ func (r *router) ReplayLetters(_ *controlv1.ReplayLettersRequest, s grpc.ServerS
 // serve starts the router on the address, and returns the address.
 func (r *router) serve(t *testing.T, address string) string {
 	t.Helper()
+	return serveAt(t, address, r, r, r)
+}
+
+// serveAdmin starts a server of the admin service alone.
+func serveAdmin(t *testing.T, admin controlv1.AdminServiceServer) string {
+	t.Helper()
+	r := &router{}
+	return serveAt(t, "127.0.0.1:0", admin, r, r)
+}
+
+func serveAt(t *testing.T, address string, admin controlv1.AdminServiceServer, letters controlv1.DeadLetterServiceServer, sidecars controlv1.SidecarCoordinatorServer) string {
+	t.Helper()
 	lis, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	srv := grpc.NewServer()
-	controlv1.RegisterAdminServiceServer(srv, r)
-	controlv1.RegisterDeadLetterServiceServer(srv, r)
-	controlv1.RegisterSidecarCoordinatorServer(srv, r)
+	controlv1.RegisterAdminServiceServer(srv, admin)
+	controlv1.RegisterDeadLetterServiceServer(srv, letters)
+	controlv1.RegisterSidecarCoordinatorServer(srv, sidecars)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = srv.Serve(lis) })
 	t.Cleanup(func() { srv.Stop(); wg.Wait() })

@@ -31,6 +31,8 @@ const (
 	ReasonNoQuorum               Reason = "NO_QUORUM"
 	ReasonRevisionCompacted      Reason = "REVISION_COMPACTED"
 	ReasonNotAvailable           Reason = "NOT_AVAILABLE"
+	ReasonDenied                 Reason = "DENIED"
+	ReasonClientSessionEnded     Reason = "CLIENT_SESSION_ENDED"
 	ReasonLagging                Reason = "LAGGING"
 	ReasonRouterUnreachable      Reason = "ROUTER_UNREACHABLE"
 )
@@ -61,6 +63,10 @@ var (
 	ErrRevisionCompacted = errors.New("the revision is too old")
 	// ErrNotAvailable is returned when the router knows what is asked but cannot do it in this version.
 	ErrNotAvailable = errors.New("not available in this version")
+	// ErrClientSessionEnded is returned when the routers have ended the session under which a change came.
+	ErrClientSessionEnded = errors.New("the client session has ended")
+	// ErrOutcomeUnknown is returned when a change was sent, no answer came, and it cannot be found out any more whether it was made.
+	ErrOutcomeUnknown = errors.New("the change may or may not have been made")
 	// ErrLagging is returned when a router has not caught up with the cluster yet: try again later.
 	ErrLagging = errors.New("the router lags behind")
 	// ErrRouterUnreachable is returned when the routers do not reach the one that a change is about.
@@ -88,6 +94,8 @@ var sentinels = map[Reason]error{
 	ReasonNoQuorum:               ErrNoQuorum,
 	ReasonRevisionCompacted:      ErrRevisionCompacted,
 	ReasonNotAvailable:           ErrNotAvailable,
+	ReasonDenied:                 ErrDenied,
+	ReasonClientSessionEnded:     ErrClientSessionEnded,
 	ReasonLagging:                ErrLagging,
 	ReasonRouterUnreachable:      ErrRouterUnreachable,
 }

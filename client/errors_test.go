@@ -40,6 +40,10 @@ var reasons = map[client.Reason]error{
 	client.ReasonNoQuorum:               client.ErrNoQuorum,
 	client.ReasonRevisionCompacted:      client.ErrRevisionCompacted,
 	client.ReasonNotAvailable:           client.ErrNotAvailable,
+	client.ReasonClientSessionEnded:     client.ErrClientSessionEnded,
+	client.ReasonDenied:                 client.ErrDenied,
+	client.ReasonLagging:                client.ErrLagging,
+	client.ReasonRouterUnreachable:      client.ErrRouterUnreachable,
 }
 
 func TestErrors_EveryReasonComesBackAsItsOwnError(t *testing.T) {

@@ -68,8 +68,8 @@ func TestApply_OwnersDryRunsAndCommands(t *testing.T) {
 	if err != nil || got.GetResource().GetOwner() != "cli" || got.GetResource().GetGeneration() != 1 || got.GetResource().GetUid() == "" {
 		t.Errorf("taken over: %v, %v", got, err)
 	}
-	_, err = n.admin.Apply(t.Context(), &controlv1.ApplyRequest{Manifests: in, Command: &controlv1.Command{ClientSession: 1}})
-	mustRefuse(t, err, "NOT_AVAILABLE")
+	_, err = n.admin.Apply(t.Context(), &controlv1.ApplyRequest{Manifests: in, Command: &controlv1.Command{ClientSession: 1, Sequence: 1}})
+	mustRefuse(t, err, "CLIENT_SESSION_ENDED")
 	_, err = controlv1.NewServiceRegistryClient(n.conn).RegisterService(t.Context(), &controlv1.RegisterServiceRequest{})
 	mustRefuse(t, err, "NOT_AVAILABLE")
 	_, err = n.admin.GetResource(t.Context(), &controlv1.GetResourceRequest{Ref: &controlv1.ResourceRef{Kind: "Sorce", Name: "in"}})

@@ -22,14 +22,6 @@ type admin struct {
 	Config
 }
 
-// checkCommand refuses client sessions, so that nobody relies on a repeat being recognised that is not.
-func checkCommand(c *controlv1.Command) error {
-	if c.GetClientSession() != 0 {
-		return notAvailable("recognising repeated commands by client session")
-	}
-	return nil
-}
-
 func checkKind(kind string) error {
 	if kind != dsl.KindPipeline && !dsl.IsServiceKind(kind) {
 		return invalid("kind %q is not one of %s, %s, %s, %s", kind, dsl.KindSource, dsl.KindTransform, dsl.KindSink, dsl.KindPipeline)
@@ -159,10 +151,10 @@ func (a *admin) DeleteResource(ctx context.Context, req *controlv1.DeleteResourc
 	if err := checkKind(key.Kind); err != nil {
 		return nil, err
 	}
-	if err := checkCommand(req.GetCommand()); err != nil {
-		return nil, err
+	if made, err := a.made(ctx, req.GetCommand()); err != nil || made != nil {
+		return &controlv1.DeleteResourceResponse{}, err
 	}
-	_, err := a.Controller.Propose(ctx, &statepb.Command{Kind: &statepb.Command_DeleteResource{
+	_, err := a.Controller.Propose(ctx, &statepb.Command{Client: client(req.GetCommand(), nil), Kind: &statepb.Command_DeleteResource{
 		DeleteResource: &statepb.DeleteResource{Kind: key.Kind, Namespace: key.Namespace, Name: key.Name},
 	}})
 	if err != nil {
@@ -187,8 +179,8 @@ func (a *admin) GetPipelineStatus(ctx context.Context, req *controlv1.GetPipelin
 
 // RestartPipeline implements controlv1.AdminServiceServer.
 func (a *admin) RestartPipeline(ctx context.Context, req *controlv1.RestartPipelineRequest) (*controlv1.RestartPipelineResponse, error) {
-	if err := checkCommand(req.GetCommand()); err != nil {
-		return nil, err
+	if made, err := a.made(ctx, req.GetCommand()); err != nil || made != nil {
+		return &controlv1.RestartPipelineResponse{}, err
 	}
 	view, err := a.view(ctx)
 	if err != nil {
@@ -203,7 +195,7 @@ func (a *admin) RestartPipeline(ctx context.Context, req *controlv1.RestartPipel
 		// It has not begun, so that it will begin at the start by itself.
 		return &controlv1.RestartPipelineResponse{}, nil
 	}
-	_, err = a.Controller.Propose(ctx, &statepb.Command{Kind: &statepb.Command_RestartPipeline{
+	_, err = a.Controller.Propose(ctx, &statepb.Command{Client: client(req.GetCommand(), nil), Kind: &statepb.Command_RestartPipeline{
 		RestartPipeline: &statepb.RestartPipeline{Pipeline: name, FromStart: req.GetFromStart()},
 	}})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/conveyor-etl/conveyor/dsl"
 	"github.com/conveyor-etl/conveyor/dsl/expr"
@@ -40,9 +41,6 @@ type manifest struct {
 
 // Apply implements controlv1.AdminServiceServer.
 func (a *admin) Apply(ctx context.Context, req *controlv1.ApplyRequest) (*controlv1.ApplyResponse, error) {
-	if err := checkCommand(req.GetCommand()); err != nil {
-		return nil, err
-	}
 	owner := req.GetOwner()
 	if owner == "" {
 		owner = defaultOwner
@@ -53,6 +51,9 @@ func (a *admin) Apply(ctx context.Context, req *controlv1.ApplyRequest) (*contro
 	manifests, err := parse(req.GetManifests())
 	if err != nil {
 		return nil, err
+	}
+	if made, err := a.made(ctx, req.GetCommand()); err != nil || made != nil {
+		return a.remade(made, manifests), err
 	}
 	for try := 1; ; try++ {
 		view, err := a.view(ctx)
@@ -69,7 +70,7 @@ func (a *admin) Apply(ctx context.Context, req *controlv1.ApplyRequest) (*contro
 		if req.GetDryRun() || len(put.GetResources()) == 0 {
 			return resp, nil
 		}
-		_, err = a.Controller.Propose(ctx, &statepb.Command{Kind: &statepb.Command_PutResources{PutResources: put}})
+		r, err := a.Controller.Propose(ctx, &statepb.Command{Client: client(req.GetCommand(), actions(resp)), Kind: &statepb.Command_PutResources{PutResources: put}})
 		var rejection *state.RejectedError
 		if errors.As(err, &rejection) && rejection.Reason == state.Conflict && try < applyTries {
 			continue
@@ -77,8 +78,38 @@ func (a *admin) Apply(ctx context.Context, req *controlv1.ApplyRequest) (*contro
 		if err != nil {
 			return nil, toWire(err)
 		}
+		if made, ok := r.Value.(*state.Made); ok {
+			return a.remade(made, manifests), nil
+		}
 		return a.applied(resp), nil
 	}
+}
+
+// actions is what is kept of a response for a repeat: what was done to each resource. The rest can be made again.
+func actions(resp *controlv1.ApplyResponse) *controlv1.ApplyResponse {
+	out := &controlv1.ApplyResponse{}
+	for _, r := range resp.GetResults() {
+		out.Results = append(out.Results, &controlv1.ApplyResult{Action: r.GetAction()})
+	}
+	return out
+}
+
+// remade answers a repeat of an Apply.
+func (a *admin) remade(made *state.Made, manifests []*manifest) *controlv1.ApplyResponse {
+	if made == nil {
+		return nil
+	}
+	var kept controlv1.ApplyResponse
+	resp := &controlv1.ApplyResponse{}
+	_ = proto.Unmarshal(made.Reply, &kept) // written by actions
+	for i, m := range manifests {
+		result := &controlv1.ApplyResult{Resource: &controlv1.Resource{Kind: m.key.Kind, Namespace: m.key.Namespace, Name: m.key.Name, Manifest: m.json}}
+		if i < len(kept.GetResults()) {
+			result.Action = kept.GetResults()[i].GetAction()
+		}
+		resp.Results = append(resp.Results, result)
+	}
+	return a.applied(resp)
 }
 
 // applied fills in what the state made of the resources. One that is gone again already stays as it was compared.

@@ -34,6 +34,9 @@ const (
 	reasonLimitExceeded          = "LIMIT_EXCEEDED"
 	reasonInvalidRequest         = "INVALID_REQUEST"
 	reasonHalted                 = "HALTED"
+	reasonClientSessionEnded     = "CLIENT_SESSION_ENDED"
+	reasonAnswered               = "ANSWERED"
+	reasonDenied                 = "DENIED"
 	reasonLagging                = "LAGGING"
 	reasonRouterUnreachable      = "ROUTER_UNREACHABLE"
 )
@@ -126,6 +129,12 @@ func rejected(r *state.RejectedError) error {
 		return fail(codes.Aborted, reasonConflict, "%s", r.Message)
 	case state.SessionEnded:
 		return fail(codes.NotFound, reasonSessionEnded, "%s: register again", r.Message)
+	case state.ClientSessionEnded:
+		return fail(codes.FailedPrecondition, reasonClientSessionEnded, "%s: open another", r.Message)
+	case state.Answered:
+		return fail(codes.FailedPrecondition, reasonAnswered, "%s", r.Message)
+	case state.TooMany:
+		return fail(codes.ResourceExhausted, reasonLimitExceeded, "%s", r.Message)
 	}
 	return invalid("%s", r.Message)
 }

@@ -202,8 +202,8 @@ func (d *deadLetters) GetLetter(ctx context.Context, req *controlv1.GetLetterReq
 
 // DiscardLetters implements controlv1.DeadLetterServiceServer.
 func (d *deadLetters) DiscardLetters(ctx context.Context, req *controlv1.DiscardLettersRequest) (*controlv1.DiscardLettersResponse, error) {
-	if err := checkCommand(req.GetCommand()); err != nil {
-		return nil, err
+	if req.GetCommand().GetClientSession() != 0 {
+		return nil, notAvailable("recognising a repeated discard: discarding again what is gone is harmless")
 	}
 	ids, _, err := d.selected(ctx, req.GetFilter())
 	if err != nil {

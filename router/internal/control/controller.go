@@ -25,6 +25,8 @@ const (
 	// reconcileEvery is how often the leader looks even when nothing has changed: timers and idle stages.
 	reconcileEvery = time.Second
 	proposeTimeout = 10 * time.Second
+	// clientIdle is after how long without a change a client session is ended.
+	clientIdle = time.Hour
 )
 
 // Store is what the controller needs of raftstore.
@@ -58,6 +60,7 @@ type Controller struct {
 	since    map[conditionKey]conditionState
 	drains   map[drain]time.Time
 	holds    holds
+	clients  idleClients
 }
 
 // drain names one draining of a pipeline.
@@ -137,6 +140,7 @@ func (c *Controller) Run(ctx context.Context) {
 		c.leases.Reset()
 		// What was heard in an earlier leadership may have changed since.
 		c.reports.Reset()
+		c.clients = idleClients{after: clientIdle}
 		wg.Go(func() { c.lead(lead) })
 		wg.Go(func() { c.leases.Run(lead, c.expire) })
 	}

@@ -29,7 +29,7 @@ const maxChanges = 500
 func (c *Controller) reconcile(ctx context.Context) error {
 	view := c.machine.View()
 	c.housekeep(view)
-	var errs []error
+	errs := []error{c.endIdleClients(ctx, c.machine)}
 	for _, key := range slices.SortedFunc(maps.Keys(view.Resources), state.CompareResources) {
 		if key.Kind != dsl.KindPipeline {
 			continue

@@ -98,18 +98,9 @@ func (s *Store) serveCluster(ctx context.Context, server *embed.Server) {
 	retry := firstRetry
 	for {
 		s.set(nil, errors.New("this router does not lead the cluster"))
-		leading, ok := s.cluster.Leading()
-		for !ok {
-			select {
-			case <-server.Failed():
-				s.log.Error("dead-letter server failed; it is being started again", "err", server.Err())
-				return
-			default:
-			}
-			if !pause(ctx, lookEvery) {
-				return
-			}
-			leading, ok = s.cluster.Leading()
+		leading, ok := s.awaitLeading(ctx, server)
+		if !ok {
+			return
 		}
 		s.set(nil, errors.New("it is being opened"))
 		store, hangUp, err := s.openShared(leading, server)
@@ -145,6 +136,24 @@ func (s *Store) serveCluster(ctx context.Context, server *embed.Server) {
 	}
 }
 
+// awaitLeading waits until this router leads; false when the server failed, or ctx ended, before.
+func (s *Store) awaitLeading(ctx context.Context, server *embed.Server) (context.Context, bool) {
+	for {
+		if leading, ok := s.cluster.Leading(); ok {
+			return leading, true
+		}
+		select {
+		case <-server.Failed():
+			s.log.Error("dead-letter server failed; it is being started again", "err", server.Err())
+			return nil, false
+		default:
+		}
+		if !pause(ctx, lookEvery) {
+			return nil, false
+		}
+	}
+}
+
 // openShared opens the store of the cluster, and takes over what this router kept while it was alone.
 func (s *Store) openShared(ctx context.Context, server *embed.Server) (store *dlq.Store, hangUp func(), err error) {
 	js, err := server.JetStream()
@@ -176,7 +185,7 @@ func (s *Store) takeOver(ctx context.Context, to *dlq.Store) error {
 	if err != nil {
 		return fmt.Errorf("take over the letters of %s: %w", lone, err)
 	}
-	defer server.Close()
+	defer func() { _ = server.Close() }() // a second time where it went well
 	js, err := server.JetStream()
 	if err != nil {
 		return fmt.Errorf("take over the letters of %s: %w", lone, err)

@@ -76,10 +76,12 @@ func (ApplyAction) EnumDescriptor() ([]byte, []int) {
 
 // Command says who sends a change, so that a repeat after a lost reply is recognised.
 type Command struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ClientSession uint64                 `protobuf:"varint,1,opt,name=client_session,json=clientSession,proto3" json:"client_session,omitempty"`
-	Sequence      uint64                 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// lowest sequence that the client still waits for.
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// client_session of OpenClientSession; 0 means that repeats are not recognised.
+	ClientSession uint64 `protobuf:"varint,1,opt,name=client_session,json=clientSession,proto3" json:"client_session,omitempty"`
+	// sequence of the change in its session, from 1; a repeat has that of the first try.
+	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// lowest_unanswered sequence: the client has the answers of all below, and will not repeat those. At most 16 may be open.
 	LowestUnanswered uint64 `protobuf:"varint,3,opt,name=lowest_unanswered,json=lowestUnanswered,proto3" json:"lowest_unanswered,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -136,6 +138,166 @@ func (x *Command) GetLowestUnanswered() uint64 {
 	return 0
 }
 
+type OpenClientSessionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenClientSessionRequest) Reset() {
+	*x = OpenClientSessionRequest{}
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenClientSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenClientSessionRequest) ProtoMessage() {}
+
+func (x *OpenClientSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenClientSessionRequest.ProtoReflect.Descriptor instead.
+func (*OpenClientSessionRequest) Descriptor() ([]byte, []int) {
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{1}
+}
+
+type OpenClientSessionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClientSession uint64                 `protobuf:"varint,1,opt,name=client_session,json=clientSession,proto3" json:"client_session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenClientSessionResponse) Reset() {
+	*x = OpenClientSessionResponse{}
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenClientSessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenClientSessionResponse) ProtoMessage() {}
+
+func (x *OpenClientSessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenClientSessionResponse.ProtoReflect.Descriptor instead.
+func (*OpenClientSessionResponse) Descriptor() ([]byte, []int) {
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *OpenClientSessionResponse) GetClientSession() uint64 {
+	if x != nil {
+		return x.ClientSession
+	}
+	return 0
+}
+
+type EndClientSessionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClientSession uint64                 `protobuf:"varint,1,opt,name=client_session,json=clientSession,proto3" json:"client_session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndClientSessionRequest) Reset() {
+	*x = EndClientSessionRequest{}
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndClientSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndClientSessionRequest) ProtoMessage() {}
+
+func (x *EndClientSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndClientSessionRequest.ProtoReflect.Descriptor instead.
+func (*EndClientSessionRequest) Descriptor() ([]byte, []int) {
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *EndClientSessionRequest) GetClientSession() uint64 {
+	if x != nil {
+		return x.ClientSession
+	}
+	return 0
+}
+
+type EndClientSessionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndClientSessionResponse) Reset() {
+	*x = EndClientSessionResponse{}
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndClientSessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndClientSessionResponse) ProtoMessage() {}
+
+func (x *EndClientSessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndClientSessionResponse.ProtoReflect.Descriptor instead.
+func (*EndClientSessionResponse) Descriptor() ([]byte, []int) {
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{4}
+}
+
 type ApplyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// manifests in JSON.
@@ -153,7 +315,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[1]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -165,7 +327,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[1]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -178,7 +340,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{1}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ApplyRequest) GetManifests() [][]byte {
@@ -225,7 +387,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[2]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -237,7 +399,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[2]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -250,7 +412,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{2}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ApplyResponse) GetResults() []*ApplyResult {
@@ -271,7 +433,7 @@ type ApplyResult struct {
 
 func (x *ApplyResult) Reset() {
 	*x = ApplyResult{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[3]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -283,7 +445,7 @@ func (x *ApplyResult) String() string {
 func (*ApplyResult) ProtoMessage() {}
 
 func (x *ApplyResult) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[3]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -296,7 +458,7 @@ func (x *ApplyResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResult.ProtoReflect.Descriptor instead.
 func (*ApplyResult) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ApplyResult) GetResource() *Resource {
@@ -337,7 +499,7 @@ type Staleness struct {
 
 func (x *Staleness) Reset() {
 	*x = Staleness{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[4]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -349,7 +511,7 @@ func (x *Staleness) String() string {
 func (*Staleness) ProtoMessage() {}
 
 func (x *Staleness) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[4]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -362,7 +524,7 @@ func (x *Staleness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Staleness.ProtoReflect.Descriptor instead.
 func (*Staleness) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Staleness) GetServerId() string {
@@ -404,7 +566,7 @@ type GetResourceRequest struct {
 
 func (x *GetResourceRequest) Reset() {
 	*x = GetResourceRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[5]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -416,7 +578,7 @@ func (x *GetResourceRequest) String() string {
 func (*GetResourceRequest) ProtoMessage() {}
 
 func (x *GetResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[5]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -429,7 +591,7 @@ func (x *GetResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResourceRequest.ProtoReflect.Descriptor instead.
 func (*GetResourceRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetResourceRequest) GetRef() *ResourceRef {
@@ -457,7 +619,7 @@ type GetResourceResponse struct {
 
 func (x *GetResourceResponse) Reset() {
 	*x = GetResourceResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[6]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -469,7 +631,7 @@ func (x *GetResourceResponse) String() string {
 func (*GetResourceResponse) ProtoMessage() {}
 
 func (x *GetResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[6]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -482,7 +644,7 @@ func (x *GetResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResourceResponse.ProtoReflect.Descriptor instead.
 func (*GetResourceResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetResourceResponse) GetResource() *Resource {
@@ -512,7 +674,7 @@ type ListResourcesRequest struct {
 
 func (x *ListResourcesRequest) Reset() {
 	*x = ListResourcesRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[7]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -524,7 +686,7 @@ func (x *ListResourcesRequest) String() string {
 func (*ListResourcesRequest) ProtoMessage() {}
 
 func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[7]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -537,7 +699,7 @@ func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ListResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListResourcesRequest) GetKind() string {
@@ -573,7 +735,7 @@ type ListResourcesResponse struct {
 
 func (x *ListResourcesResponse) Reset() {
 	*x = ListResourcesResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[8]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -585,7 +747,7 @@ func (x *ListResourcesResponse) String() string {
 func (*ListResourcesResponse) ProtoMessage() {}
 
 func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[8]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -598,7 +760,7 @@ func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ListResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListResourcesResponse) GetResources() []*Resource {
@@ -633,7 +795,7 @@ type WatchResourcesRequest struct {
 
 func (x *WatchResourcesRequest) Reset() {
 	*x = WatchResourcesRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[9]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +807,7 @@ func (x *WatchResourcesRequest) String() string {
 func (*WatchResourcesRequest) ProtoMessage() {}
 
 func (x *WatchResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[9]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +820,7 @@ func (x *WatchResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResourcesRequest.ProtoReflect.Descriptor instead.
 func (*WatchResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WatchResourcesRequest) GetKind() string {
@@ -693,7 +855,7 @@ type WatchResourcesResponse struct {
 
 func (x *WatchResourcesResponse) Reset() {
 	*x = WatchResourcesResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[10]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -705,7 +867,7 @@ func (x *WatchResourcesResponse) String() string {
 func (*WatchResourcesResponse) ProtoMessage() {}
 
 func (x *WatchResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[10]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -718,7 +880,7 @@ func (x *WatchResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResourcesResponse.ProtoReflect.Descriptor instead.
 func (*WatchResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WatchResourcesResponse) GetRevision() uint64 {
@@ -752,7 +914,7 @@ type DeleteResourceRequest struct {
 
 func (x *DeleteResourceRequest) Reset() {
 	*x = DeleteResourceRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[11]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +926,7 @@ func (x *DeleteResourceRequest) String() string {
 func (*DeleteResourceRequest) ProtoMessage() {}
 
 func (x *DeleteResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[11]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +939,7 @@ func (x *DeleteResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResourceRequest.ProtoReflect.Descriptor instead.
 func (*DeleteResourceRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeleteResourceRequest) GetRef() *ResourceRef {
@@ -802,7 +964,7 @@ type DeleteResourceResponse struct {
 
 func (x *DeleteResourceResponse) Reset() {
 	*x = DeleteResourceResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[12]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +976,7 @@ func (x *DeleteResourceResponse) String() string {
 func (*DeleteResourceResponse) ProtoMessage() {}
 
 func (x *DeleteResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[12]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +989,7 @@ func (x *DeleteResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResourceResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResourceResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 type GetPipelineStatusRequest struct {
@@ -842,7 +1004,7 @@ type GetPipelineStatusRequest struct {
 
 func (x *GetPipelineStatusRequest) Reset() {
 	*x = GetPipelineStatusRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[13]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +1016,7 @@ func (x *GetPipelineStatusRequest) String() string {
 func (*GetPipelineStatusRequest) ProtoMessage() {}
 
 func (x *GetPipelineStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[13]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +1029,7 @@ func (x *GetPipelineStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPipelineStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetPipelineStatusRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetPipelineStatusRequest) GetNamespace() string {
@@ -901,7 +1063,7 @@ type GetPipelineStatusResponse struct {
 
 func (x *GetPipelineStatusResponse) Reset() {
 	*x = GetPipelineStatusResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[14]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -913,7 +1075,7 @@ func (x *GetPipelineStatusResponse) String() string {
 func (*GetPipelineStatusResponse) ProtoMessage() {}
 
 func (x *GetPipelineStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[14]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -926,7 +1088,7 @@ func (x *GetPipelineStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPipelineStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetPipelineStatusResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetPipelineStatusResponse) GetStatus() *PipelineStatus {
@@ -956,7 +1118,7 @@ type RestartPipelineRequest struct {
 
 func (x *RestartPipelineRequest) Reset() {
 	*x = RestartPipelineRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[15]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -968,7 +1130,7 @@ func (x *RestartPipelineRequest) String() string {
 func (*RestartPipelineRequest) ProtoMessage() {}
 
 func (x *RestartPipelineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[15]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -981,7 +1143,7 @@ func (x *RestartPipelineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPipelineRequest.ProtoReflect.Descriptor instead.
 func (*RestartPipelineRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RestartPipelineRequest) GetNamespace() string {
@@ -1020,7 +1182,7 @@ type RestartPipelineResponse struct {
 
 func (x *RestartPipelineResponse) Reset() {
 	*x = RestartPipelineResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[16]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1194,7 @@ func (x *RestartPipelineResponse) String() string {
 func (*RestartPipelineResponse) ProtoMessage() {}
 
 func (x *RestartPipelineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[16]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1207,7 @@ func (x *RestartPipelineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPipelineResponse.ProtoReflect.Descriptor instead.
 func (*RestartPipelineResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 type ListSidecarsRequest struct {
@@ -1058,7 +1220,7 @@ type ListSidecarsRequest struct {
 
 func (x *ListSidecarsRequest) Reset() {
 	*x = ListSidecarsRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[17]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +1232,7 @@ func (x *ListSidecarsRequest) String() string {
 func (*ListSidecarsRequest) ProtoMessage() {}
 
 func (x *ListSidecarsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[17]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +1245,7 @@ func (x *ListSidecarsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSidecarsRequest.ProtoReflect.Descriptor instead.
 func (*ListSidecarsRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListSidecarsRequest) GetStale() bool {
@@ -1103,7 +1265,7 @@ type ListSidecarsResponse struct {
 
 func (x *ListSidecarsResponse) Reset() {
 	*x = ListSidecarsResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[18]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1115,7 +1277,7 @@ func (x *ListSidecarsResponse) String() string {
 func (*ListSidecarsResponse) ProtoMessage() {}
 
 func (x *ListSidecarsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[18]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1128,7 +1290,7 @@ func (x *ListSidecarsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSidecarsResponse.ProtoReflect.Descriptor instead.
 func (*ListSidecarsResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListSidecarsResponse) GetSidecars() []*Sidecar {
@@ -1161,7 +1323,7 @@ type Sidecar struct {
 
 func (x *Sidecar) Reset() {
 	*x = Sidecar{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[19]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1335,7 @@ func (x *Sidecar) String() string {
 func (*Sidecar) ProtoMessage() {}
 
 func (x *Sidecar) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[19]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +1348,7 @@ func (x *Sidecar) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sidecar.ProtoReflect.Descriptor instead.
 func (*Sidecar) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Sidecar) GetSession() *Session {
@@ -1248,7 +1410,7 @@ type GetClusterRequest struct {
 
 func (x *GetClusterRequest) Reset() {
 	*x = GetClusterRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[20]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1260,7 +1422,7 @@ func (x *GetClusterRequest) String() string {
 func (*GetClusterRequest) ProtoMessage() {}
 
 func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[20]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1273,7 +1435,7 @@ func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetClusterRequest) GetStale() bool {
@@ -1304,7 +1466,7 @@ type GetClusterResponse struct {
 
 func (x *GetClusterResponse) Reset() {
 	*x = GetClusterResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[21]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1316,7 +1478,7 @@ func (x *GetClusterResponse) String() string {
 func (*GetClusterResponse) ProtoMessage() {}
 
 func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[21]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1329,7 +1491,7 @@ func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetClusterResponse) GetClusterId() string {
@@ -1421,7 +1583,7 @@ type ClusterServer struct {
 
 func (x *ClusterServer) Reset() {
 	*x = ClusterServer{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[22]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1433,7 +1595,7 @@ func (x *ClusterServer) String() string {
 func (*ClusterServer) ProtoMessage() {}
 
 func (x *ClusterServer) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[22]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1446,7 +1608,7 @@ func (x *ClusterServer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterServer.ProtoReflect.Descriptor instead.
 func (*ClusterServer) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ClusterServer) GetId() string {
@@ -1501,7 +1663,7 @@ type AddRouterRequest struct {
 
 func (x *AddRouterRequest) Reset() {
 	*x = AddRouterRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[23]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1513,7 +1675,7 @@ func (x *AddRouterRequest) String() string {
 func (*AddRouterRequest) ProtoMessage() {}
 
 func (x *AddRouterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[23]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1526,7 +1688,7 @@ func (x *AddRouterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddRouterRequest.ProtoReflect.Descriptor instead.
 func (*AddRouterRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AddRouterRequest) GetAddress() string {
@@ -1545,7 +1707,7 @@ type AddRouterResponse struct {
 
 func (x *AddRouterResponse) Reset() {
 	*x = AddRouterResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[24]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1719,7 @@ func (x *AddRouterResponse) String() string {
 func (*AddRouterResponse) ProtoMessage() {}
 
 func (x *AddRouterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[24]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1732,7 @@ func (x *AddRouterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddRouterResponse.ProtoReflect.Descriptor instead.
 func (*AddRouterResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AddRouterResponse) GetServer() *ClusterServer {
@@ -1589,7 +1751,7 @@ type PromoteRouterRequest struct {
 
 func (x *PromoteRouterRequest) Reset() {
 	*x = PromoteRouterRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[25]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1601,7 +1763,7 @@ func (x *PromoteRouterRequest) String() string {
 func (*PromoteRouterRequest) ProtoMessage() {}
 
 func (x *PromoteRouterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[25]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1614,7 +1776,7 @@ func (x *PromoteRouterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRouterRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRouterRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PromoteRouterRequest) GetId() string {
@@ -1632,7 +1794,7 @@ type PromoteRouterResponse struct {
 
 func (x *PromoteRouterResponse) Reset() {
 	*x = PromoteRouterResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[26]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1644,7 +1806,7 @@ func (x *PromoteRouterResponse) String() string {
 func (*PromoteRouterResponse) ProtoMessage() {}
 
 func (x *PromoteRouterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[26]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1657,7 +1819,7 @@ func (x *PromoteRouterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRouterResponse.ProtoReflect.Descriptor instead.
 func (*PromoteRouterResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 type RemoveRouterRequest struct {
@@ -1671,7 +1833,7 @@ type RemoveRouterRequest struct {
 
 func (x *RemoveRouterRequest) Reset() {
 	*x = RemoveRouterRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[27]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +1845,7 @@ func (x *RemoveRouterRequest) String() string {
 func (*RemoveRouterRequest) ProtoMessage() {}
 
 func (x *RemoveRouterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[27]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1696,7 +1858,7 @@ func (x *RemoveRouterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRouterRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRouterRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RemoveRouterRequest) GetId() string {
@@ -1721,7 +1883,7 @@ type RemoveRouterResponse struct {
 
 func (x *RemoveRouterResponse) Reset() {
 	*x = RemoveRouterResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[28]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1733,7 +1895,7 @@ func (x *RemoveRouterResponse) String() string {
 func (*RemoveRouterResponse) ProtoMessage() {}
 
 func (x *RemoveRouterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[28]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1746,7 +1908,7 @@ func (x *RemoveRouterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRouterResponse.ProtoReflect.Descriptor instead.
 func (*RemoveRouterResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 type TransferLeadershipRequest struct {
@@ -1759,7 +1921,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[29]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +1933,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[29]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +1946,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TransferLeadershipRequest) GetTo() string {
@@ -1803,7 +1965,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[30]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1815,7 +1977,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[30]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1828,7 +1990,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *TransferLeadershipResponse) GetLeaderId() string {
@@ -1851,7 +2013,7 @@ type ListLettersRequest struct {
 
 func (x *ListLettersRequest) Reset() {
 	*x = ListLettersRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[31]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1863,7 +2025,7 @@ func (x *ListLettersRequest) String() string {
 func (*ListLettersRequest) ProtoMessage() {}
 
 func (x *ListLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[31]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +2038,7 @@ func (x *ListLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLettersRequest.ProtoReflect.Descriptor instead.
 func (*ListLettersRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListLettersRequest) GetFilter() *LetterFilter {
@@ -1909,7 +2071,7 @@ type ListLettersResponse struct {
 
 func (x *ListLettersResponse) Reset() {
 	*x = ListLettersResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[32]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1921,7 +2083,7 @@ func (x *ListLettersResponse) String() string {
 func (*ListLettersResponse) ProtoMessage() {}
 
 func (x *ListLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[32]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1934,7 +2096,7 @@ func (x *ListLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLettersResponse.ProtoReflect.Descriptor instead.
 func (*ListLettersResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListLettersResponse) GetLetter() *Letter {
@@ -1953,7 +2115,7 @@ type GetLetterRequest struct {
 
 func (x *GetLetterRequest) Reset() {
 	*x = GetLetterRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[33]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1965,7 +2127,7 @@ func (x *GetLetterRequest) String() string {
 func (*GetLetterRequest) ProtoMessage() {}
 
 func (x *GetLetterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[33]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1978,7 +2140,7 @@ func (x *GetLetterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLetterRequest.ProtoReflect.Descriptor instead.
 func (*GetLetterRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetLetterRequest) GetId() uint64 {
@@ -1997,7 +2159,7 @@ type GetLetterResponse struct {
 
 func (x *GetLetterResponse) Reset() {
 	*x = GetLetterResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[34]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2009,7 +2171,7 @@ func (x *GetLetterResponse) String() string {
 func (*GetLetterResponse) ProtoMessage() {}
 
 func (x *GetLetterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[34]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2022,7 +2184,7 @@ func (x *GetLetterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLetterResponse.ProtoReflect.Descriptor instead.
 func (*GetLetterResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetLetterResponse) GetLetter() *Letter {
@@ -2042,7 +2204,7 @@ type DiscardLettersRequest struct {
 
 func (x *DiscardLettersRequest) Reset() {
 	*x = DiscardLettersRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[35]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2054,7 +2216,7 @@ func (x *DiscardLettersRequest) String() string {
 func (*DiscardLettersRequest) ProtoMessage() {}
 
 func (x *DiscardLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[35]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2067,7 +2229,7 @@ func (x *DiscardLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardLettersRequest.ProtoReflect.Descriptor instead.
 func (*DiscardLettersRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DiscardLettersRequest) GetFilter() *LetterFilter {
@@ -2093,7 +2255,7 @@ type DiscardLettersResponse struct {
 
 func (x *DiscardLettersResponse) Reset() {
 	*x = DiscardLettersResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[36]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2105,7 +2267,7 @@ func (x *DiscardLettersResponse) String() string {
 func (*DiscardLettersResponse) ProtoMessage() {}
 
 func (x *DiscardLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[36]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2118,7 +2280,7 @@ func (x *DiscardLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardLettersResponse.ProtoReflect.Descriptor instead.
 func (*DiscardLettersResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DiscardLettersResponse) GetDiscarded() uint64 {
@@ -2137,7 +2299,7 @@ type ReplayLettersRequest struct {
 
 func (x *ReplayLettersRequest) Reset() {
 	*x = ReplayLettersRequest{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[37]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +2311,7 @@ func (x *ReplayLettersRequest) String() string {
 func (*ReplayLettersRequest) ProtoMessage() {}
 
 func (x *ReplayLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[37]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +2324,7 @@ func (x *ReplayLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayLettersRequest.ProtoReflect.Descriptor instead.
 func (*ReplayLettersRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReplayLettersRequest) GetFilter() *LetterFilter {
@@ -2189,7 +2351,7 @@ type ReplayLettersResponse struct {
 
 func (x *ReplayLettersResponse) Reset() {
 	*x = ReplayLettersResponse{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[38]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2201,7 +2363,7 @@ func (x *ReplayLettersResponse) String() string {
 func (*ReplayLettersResponse) ProtoMessage() {}
 
 func (x *ReplayLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[38]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2214,7 +2376,7 @@ func (x *ReplayLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayLettersResponse.ProtoReflect.Descriptor instead.
 func (*ReplayLettersResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReplayLettersResponse) GetSelected() uint64 {
@@ -2262,7 +2424,7 @@ type ReplayProblem struct {
 
 func (x *ReplayProblem) Reset() {
 	*x = ReplayProblem{}
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[39]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2274,7 +2436,7 @@ func (x *ReplayProblem) String() string {
 func (*ReplayProblem) ProtoMessage() {}
 
 func (x *ReplayProblem) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_admin_proto_msgTypes[39]
+	mi := &file_conveyor_control_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2287,7 +2449,7 @@ func (x *ReplayProblem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayProblem.ProtoReflect.Descriptor instead.
 func (*ReplayProblem) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_conveyor_control_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReplayProblem) GetLetterId() uint64 {
@@ -2312,7 +2474,13 @@ const file_conveyor_control_v1_admin_proto_rawDesc = "" +
 	"\aCommand\x12%\n" +
 	"\x0eclient_session\x18\x01 \x01(\x04R\rclientSession\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12+\n" +
-	"\x11lowest_unanswered\x18\x03 \x01(\x04R\x10lowestUnanswered\"\xb0\x01\n" +
+	"\x11lowest_unanswered\x18\x03 \x01(\x04R\x10lowestUnanswered\"\x1a\n" +
+	"\x18OpenClientSessionRequest\"B\n" +
+	"\x19OpenClientSessionResponse\x12%\n" +
+	"\x0eclient_session\x18\x01 \x01(\x04R\rclientSession\"@\n" +
+	"\x17EndClientSessionRequest\x12%\n" +
+	"\x0eclient_session\x18\x01 \x01(\x04R\rclientSession\"\x1a\n" +
+	"\x18EndClientSessionResponse\"\xb0\x01\n" +
 	"\fApplyRequest\x12\x1c\n" +
 	"\tmanifests\x18\x01 \x03(\fR\tmanifests\x12\x14\n" +
 	"\x05owner\x18\x02 \x01(\tR\x05owner\x12\x1b\n" +
@@ -2451,8 +2619,7 @@ const file_conveyor_control_v1_admin_proto_rawDesc = "" +
 	"\x18APPLY_ACTION_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14APPLY_ACTION_CREATED\x10\x01\x12\x1b\n" +
 	"\x17APPLY_ACTION_CONFIGURED\x10\x02\x12\x1a\n" +
-	"\x16APPLY_ACTION_UNCHANGED\x10\x032\xc6\n" +
-	"\n" +
+	"\x16APPLY_ACTION_UNCHANGED\x10\x032\xab\f\n" +
 	"\fAdminService\x12N\n" +
 	"\x05Apply\x12!.conveyor.control.v1.ApplyRequest\x1a\".conveyor.control.v1.ApplyResponse\x12`\n" +
 	"\vGetResource\x12'.conveyor.control.v1.GetResourceRequest\x1a(.conveyor.control.v1.GetResourceResponse\x12f\n" +
@@ -2461,7 +2628,9 @@ const file_conveyor_control_v1_admin_proto_rawDesc = "" +
 	"\x0eDeleteResource\x12*.conveyor.control.v1.DeleteResourceRequest\x1a+.conveyor.control.v1.DeleteResourceResponse\x12r\n" +
 	"\x11GetPipelineStatus\x12-.conveyor.control.v1.GetPipelineStatusRequest\x1a..conveyor.control.v1.GetPipelineStatusResponse\x12l\n" +
 	"\x0fRestartPipeline\x12+.conveyor.control.v1.RestartPipelineRequest\x1a,.conveyor.control.v1.RestartPipelineResponse\x12c\n" +
-	"\fListSidecars\x12(.conveyor.control.v1.ListSidecarsRequest\x1a).conveyor.control.v1.ListSidecarsResponse\x12]\n" +
+	"\fListSidecars\x12(.conveyor.control.v1.ListSidecarsRequest\x1a).conveyor.control.v1.ListSidecarsResponse\x12r\n" +
+	"\x11OpenClientSession\x12-.conveyor.control.v1.OpenClientSessionRequest\x1a..conveyor.control.v1.OpenClientSessionResponse\x12o\n" +
+	"\x10EndClientSession\x12,.conveyor.control.v1.EndClientSessionRequest\x1a-.conveyor.control.v1.EndClientSessionResponse\x12]\n" +
 	"\n" +
 	"GetCluster\x12&.conveyor.control.v1.GetClusterRequest\x1a'.conveyor.control.v1.GetClusterResponse\x12Z\n" +
 	"\tAddRouter\x12%.conveyor.control.v1.AddRouterRequest\x1a&.conveyor.control.v1.AddRouterResponse\x12f\n" +
@@ -2489,125 +2658,133 @@ func file_conveyor_control_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_conveyor_control_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_conveyor_control_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_conveyor_control_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_conveyor_control_v1_admin_proto_goTypes = []any{
 	(ApplyAction)(0),                   // 0: conveyor.control.v1.ApplyAction
 	(*Command)(nil),                    // 1: conveyor.control.v1.Command
-	(*ApplyRequest)(nil),               // 2: conveyor.control.v1.ApplyRequest
-	(*ApplyResponse)(nil),              // 3: conveyor.control.v1.ApplyResponse
-	(*ApplyResult)(nil),                // 4: conveyor.control.v1.ApplyResult
-	(*Staleness)(nil),                  // 5: conveyor.control.v1.Staleness
-	(*GetResourceRequest)(nil),         // 6: conveyor.control.v1.GetResourceRequest
-	(*GetResourceResponse)(nil),        // 7: conveyor.control.v1.GetResourceResponse
-	(*ListResourcesRequest)(nil),       // 8: conveyor.control.v1.ListResourcesRequest
-	(*ListResourcesResponse)(nil),      // 9: conveyor.control.v1.ListResourcesResponse
-	(*WatchResourcesRequest)(nil),      // 10: conveyor.control.v1.WatchResourcesRequest
-	(*WatchResourcesResponse)(nil),     // 11: conveyor.control.v1.WatchResourcesResponse
-	(*DeleteResourceRequest)(nil),      // 12: conveyor.control.v1.DeleteResourceRequest
-	(*DeleteResourceResponse)(nil),     // 13: conveyor.control.v1.DeleteResourceResponse
-	(*GetPipelineStatusRequest)(nil),   // 14: conveyor.control.v1.GetPipelineStatusRequest
-	(*GetPipelineStatusResponse)(nil),  // 15: conveyor.control.v1.GetPipelineStatusResponse
-	(*RestartPipelineRequest)(nil),     // 16: conveyor.control.v1.RestartPipelineRequest
-	(*RestartPipelineResponse)(nil),    // 17: conveyor.control.v1.RestartPipelineResponse
-	(*ListSidecarsRequest)(nil),        // 18: conveyor.control.v1.ListSidecarsRequest
-	(*ListSidecarsResponse)(nil),       // 19: conveyor.control.v1.ListSidecarsResponse
-	(*Sidecar)(nil),                    // 20: conveyor.control.v1.Sidecar
-	(*GetClusterRequest)(nil),          // 21: conveyor.control.v1.GetClusterRequest
-	(*GetClusterResponse)(nil),         // 22: conveyor.control.v1.GetClusterResponse
-	(*ClusterServer)(nil),              // 23: conveyor.control.v1.ClusterServer
-	(*AddRouterRequest)(nil),           // 24: conveyor.control.v1.AddRouterRequest
-	(*AddRouterResponse)(nil),          // 25: conveyor.control.v1.AddRouterResponse
-	(*PromoteRouterRequest)(nil),       // 26: conveyor.control.v1.PromoteRouterRequest
-	(*PromoteRouterResponse)(nil),      // 27: conveyor.control.v1.PromoteRouterResponse
-	(*RemoveRouterRequest)(nil),        // 28: conveyor.control.v1.RemoveRouterRequest
-	(*RemoveRouterResponse)(nil),       // 29: conveyor.control.v1.RemoveRouterResponse
-	(*TransferLeadershipRequest)(nil),  // 30: conveyor.control.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 31: conveyor.control.v1.TransferLeadershipResponse
-	(*ListLettersRequest)(nil),         // 32: conveyor.control.v1.ListLettersRequest
-	(*ListLettersResponse)(nil),        // 33: conveyor.control.v1.ListLettersResponse
-	(*GetLetterRequest)(nil),           // 34: conveyor.control.v1.GetLetterRequest
-	(*GetLetterResponse)(nil),          // 35: conveyor.control.v1.GetLetterResponse
-	(*DiscardLettersRequest)(nil),      // 36: conveyor.control.v1.DiscardLettersRequest
-	(*DiscardLettersResponse)(nil),     // 37: conveyor.control.v1.DiscardLettersResponse
-	(*ReplayLettersRequest)(nil),       // 38: conveyor.control.v1.ReplayLettersRequest
-	(*ReplayLettersResponse)(nil),      // 39: conveyor.control.v1.ReplayLettersResponse
-	(*ReplayProblem)(nil),              // 40: conveyor.control.v1.ReplayProblem
-	(*Resource)(nil),                   // 41: conveyor.control.v1.Resource
-	(*ResourceRef)(nil),                // 42: conveyor.control.v1.ResourceRef
-	(*PipelineStatus)(nil),             // 43: conveyor.control.v1.PipelineStatus
-	(*Session)(nil),                    // 44: conveyor.control.v1.Session
-	(*Endpoint)(nil),                   // 45: conveyor.control.v1.Endpoint
-	(*timestamppb.Timestamp)(nil),      // 46: google.protobuf.Timestamp
-	(*LetterFilter)(nil),               // 47: conveyor.control.v1.LetterFilter
-	(*Letter)(nil),                     // 48: conveyor.control.v1.Letter
+	(*OpenClientSessionRequest)(nil),   // 2: conveyor.control.v1.OpenClientSessionRequest
+	(*OpenClientSessionResponse)(nil),  // 3: conveyor.control.v1.OpenClientSessionResponse
+	(*EndClientSessionRequest)(nil),    // 4: conveyor.control.v1.EndClientSessionRequest
+	(*EndClientSessionResponse)(nil),   // 5: conveyor.control.v1.EndClientSessionResponse
+	(*ApplyRequest)(nil),               // 6: conveyor.control.v1.ApplyRequest
+	(*ApplyResponse)(nil),              // 7: conveyor.control.v1.ApplyResponse
+	(*ApplyResult)(nil),                // 8: conveyor.control.v1.ApplyResult
+	(*Staleness)(nil),                  // 9: conveyor.control.v1.Staleness
+	(*GetResourceRequest)(nil),         // 10: conveyor.control.v1.GetResourceRequest
+	(*GetResourceResponse)(nil),        // 11: conveyor.control.v1.GetResourceResponse
+	(*ListResourcesRequest)(nil),       // 12: conveyor.control.v1.ListResourcesRequest
+	(*ListResourcesResponse)(nil),      // 13: conveyor.control.v1.ListResourcesResponse
+	(*WatchResourcesRequest)(nil),      // 14: conveyor.control.v1.WatchResourcesRequest
+	(*WatchResourcesResponse)(nil),     // 15: conveyor.control.v1.WatchResourcesResponse
+	(*DeleteResourceRequest)(nil),      // 16: conveyor.control.v1.DeleteResourceRequest
+	(*DeleteResourceResponse)(nil),     // 17: conveyor.control.v1.DeleteResourceResponse
+	(*GetPipelineStatusRequest)(nil),   // 18: conveyor.control.v1.GetPipelineStatusRequest
+	(*GetPipelineStatusResponse)(nil),  // 19: conveyor.control.v1.GetPipelineStatusResponse
+	(*RestartPipelineRequest)(nil),     // 20: conveyor.control.v1.RestartPipelineRequest
+	(*RestartPipelineResponse)(nil),    // 21: conveyor.control.v1.RestartPipelineResponse
+	(*ListSidecarsRequest)(nil),        // 22: conveyor.control.v1.ListSidecarsRequest
+	(*ListSidecarsResponse)(nil),       // 23: conveyor.control.v1.ListSidecarsResponse
+	(*Sidecar)(nil),                    // 24: conveyor.control.v1.Sidecar
+	(*GetClusterRequest)(nil),          // 25: conveyor.control.v1.GetClusterRequest
+	(*GetClusterResponse)(nil),         // 26: conveyor.control.v1.GetClusterResponse
+	(*ClusterServer)(nil),              // 27: conveyor.control.v1.ClusterServer
+	(*AddRouterRequest)(nil),           // 28: conveyor.control.v1.AddRouterRequest
+	(*AddRouterResponse)(nil),          // 29: conveyor.control.v1.AddRouterResponse
+	(*PromoteRouterRequest)(nil),       // 30: conveyor.control.v1.PromoteRouterRequest
+	(*PromoteRouterResponse)(nil),      // 31: conveyor.control.v1.PromoteRouterResponse
+	(*RemoveRouterRequest)(nil),        // 32: conveyor.control.v1.RemoveRouterRequest
+	(*RemoveRouterResponse)(nil),       // 33: conveyor.control.v1.RemoveRouterResponse
+	(*TransferLeadershipRequest)(nil),  // 34: conveyor.control.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 35: conveyor.control.v1.TransferLeadershipResponse
+	(*ListLettersRequest)(nil),         // 36: conveyor.control.v1.ListLettersRequest
+	(*ListLettersResponse)(nil),        // 37: conveyor.control.v1.ListLettersResponse
+	(*GetLetterRequest)(nil),           // 38: conveyor.control.v1.GetLetterRequest
+	(*GetLetterResponse)(nil),          // 39: conveyor.control.v1.GetLetterResponse
+	(*DiscardLettersRequest)(nil),      // 40: conveyor.control.v1.DiscardLettersRequest
+	(*DiscardLettersResponse)(nil),     // 41: conveyor.control.v1.DiscardLettersResponse
+	(*ReplayLettersRequest)(nil),       // 42: conveyor.control.v1.ReplayLettersRequest
+	(*ReplayLettersResponse)(nil),      // 43: conveyor.control.v1.ReplayLettersResponse
+	(*ReplayProblem)(nil),              // 44: conveyor.control.v1.ReplayProblem
+	(*Resource)(nil),                   // 45: conveyor.control.v1.Resource
+	(*ResourceRef)(nil),                // 46: conveyor.control.v1.ResourceRef
+	(*PipelineStatus)(nil),             // 47: conveyor.control.v1.PipelineStatus
+	(*Session)(nil),                    // 48: conveyor.control.v1.Session
+	(*Endpoint)(nil),                   // 49: conveyor.control.v1.Endpoint
+	(*timestamppb.Timestamp)(nil),      // 50: google.protobuf.Timestamp
+	(*LetterFilter)(nil),               // 51: conveyor.control.v1.LetterFilter
+	(*Letter)(nil),                     // 52: conveyor.control.v1.Letter
 }
 var file_conveyor_control_v1_admin_proto_depIdxs = []int32{
 	1,  // 0: conveyor.control.v1.ApplyRequest.command:type_name -> conveyor.control.v1.Command
-	4,  // 1: conveyor.control.v1.ApplyResponse.results:type_name -> conveyor.control.v1.ApplyResult
-	41, // 2: conveyor.control.v1.ApplyResult.resource:type_name -> conveyor.control.v1.Resource
+	8,  // 1: conveyor.control.v1.ApplyResponse.results:type_name -> conveyor.control.v1.ApplyResult
+	45, // 2: conveyor.control.v1.ApplyResult.resource:type_name -> conveyor.control.v1.Resource
 	0,  // 3: conveyor.control.v1.ApplyResult.action:type_name -> conveyor.control.v1.ApplyAction
-	42, // 4: conveyor.control.v1.GetResourceRequest.ref:type_name -> conveyor.control.v1.ResourceRef
-	41, // 5: conveyor.control.v1.GetResourceResponse.resource:type_name -> conveyor.control.v1.Resource
-	5,  // 6: conveyor.control.v1.GetResourceResponse.staleness:type_name -> conveyor.control.v1.Staleness
-	41, // 7: conveyor.control.v1.ListResourcesResponse.resources:type_name -> conveyor.control.v1.Resource
-	5,  // 8: conveyor.control.v1.ListResourcesResponse.staleness:type_name -> conveyor.control.v1.Staleness
-	41, // 9: conveyor.control.v1.WatchResourcesResponse.resource:type_name -> conveyor.control.v1.Resource
-	42, // 10: conveyor.control.v1.DeleteResourceRequest.ref:type_name -> conveyor.control.v1.ResourceRef
+	46, // 4: conveyor.control.v1.GetResourceRequest.ref:type_name -> conveyor.control.v1.ResourceRef
+	45, // 5: conveyor.control.v1.GetResourceResponse.resource:type_name -> conveyor.control.v1.Resource
+	9,  // 6: conveyor.control.v1.GetResourceResponse.staleness:type_name -> conveyor.control.v1.Staleness
+	45, // 7: conveyor.control.v1.ListResourcesResponse.resources:type_name -> conveyor.control.v1.Resource
+	9,  // 8: conveyor.control.v1.ListResourcesResponse.staleness:type_name -> conveyor.control.v1.Staleness
+	45, // 9: conveyor.control.v1.WatchResourcesResponse.resource:type_name -> conveyor.control.v1.Resource
+	46, // 10: conveyor.control.v1.DeleteResourceRequest.ref:type_name -> conveyor.control.v1.ResourceRef
 	1,  // 11: conveyor.control.v1.DeleteResourceRequest.command:type_name -> conveyor.control.v1.Command
-	43, // 12: conveyor.control.v1.GetPipelineStatusResponse.status:type_name -> conveyor.control.v1.PipelineStatus
-	5,  // 13: conveyor.control.v1.GetPipelineStatusResponse.staleness:type_name -> conveyor.control.v1.Staleness
+	47, // 12: conveyor.control.v1.GetPipelineStatusResponse.status:type_name -> conveyor.control.v1.PipelineStatus
+	9,  // 13: conveyor.control.v1.GetPipelineStatusResponse.staleness:type_name -> conveyor.control.v1.Staleness
 	1,  // 14: conveyor.control.v1.RestartPipelineRequest.command:type_name -> conveyor.control.v1.Command
-	20, // 15: conveyor.control.v1.ListSidecarsResponse.sidecars:type_name -> conveyor.control.v1.Sidecar
-	5,  // 16: conveyor.control.v1.ListSidecarsResponse.staleness:type_name -> conveyor.control.v1.Staleness
-	44, // 17: conveyor.control.v1.Sidecar.session:type_name -> conveyor.control.v1.Session
-	45, // 18: conveyor.control.v1.Sidecar.endpoints:type_name -> conveyor.control.v1.Endpoint
-	46, // 19: conveyor.control.v1.Sidecar.registered_at:type_name -> google.protobuf.Timestamp
-	23, // 20: conveyor.control.v1.GetClusterResponse.servers:type_name -> conveyor.control.v1.ClusterServer
-	5,  // 21: conveyor.control.v1.GetClusterResponse.staleness:type_name -> conveyor.control.v1.Staleness
-	23, // 22: conveyor.control.v1.AddRouterResponse.server:type_name -> conveyor.control.v1.ClusterServer
-	47, // 23: conveyor.control.v1.ListLettersRequest.filter:type_name -> conveyor.control.v1.LetterFilter
-	48, // 24: conveyor.control.v1.ListLettersResponse.letter:type_name -> conveyor.control.v1.Letter
-	48, // 25: conveyor.control.v1.GetLetterResponse.letter:type_name -> conveyor.control.v1.Letter
-	47, // 26: conveyor.control.v1.DiscardLettersRequest.filter:type_name -> conveyor.control.v1.LetterFilter
+	24, // 15: conveyor.control.v1.ListSidecarsResponse.sidecars:type_name -> conveyor.control.v1.Sidecar
+	9,  // 16: conveyor.control.v1.ListSidecarsResponse.staleness:type_name -> conveyor.control.v1.Staleness
+	48, // 17: conveyor.control.v1.Sidecar.session:type_name -> conveyor.control.v1.Session
+	49, // 18: conveyor.control.v1.Sidecar.endpoints:type_name -> conveyor.control.v1.Endpoint
+	50, // 19: conveyor.control.v1.Sidecar.registered_at:type_name -> google.protobuf.Timestamp
+	27, // 20: conveyor.control.v1.GetClusterResponse.servers:type_name -> conveyor.control.v1.ClusterServer
+	9,  // 21: conveyor.control.v1.GetClusterResponse.staleness:type_name -> conveyor.control.v1.Staleness
+	27, // 22: conveyor.control.v1.AddRouterResponse.server:type_name -> conveyor.control.v1.ClusterServer
+	51, // 23: conveyor.control.v1.ListLettersRequest.filter:type_name -> conveyor.control.v1.LetterFilter
+	52, // 24: conveyor.control.v1.ListLettersResponse.letter:type_name -> conveyor.control.v1.Letter
+	52, // 25: conveyor.control.v1.GetLetterResponse.letter:type_name -> conveyor.control.v1.Letter
+	51, // 26: conveyor.control.v1.DiscardLettersRequest.filter:type_name -> conveyor.control.v1.LetterFilter
 	1,  // 27: conveyor.control.v1.DiscardLettersRequest.command:type_name -> conveyor.control.v1.Command
-	47, // 28: conveyor.control.v1.ReplayLettersRequest.filter:type_name -> conveyor.control.v1.LetterFilter
-	40, // 29: conveyor.control.v1.ReplayLettersResponse.problems:type_name -> conveyor.control.v1.ReplayProblem
-	2,  // 30: conveyor.control.v1.AdminService.Apply:input_type -> conveyor.control.v1.ApplyRequest
-	6,  // 31: conveyor.control.v1.AdminService.GetResource:input_type -> conveyor.control.v1.GetResourceRequest
-	8,  // 32: conveyor.control.v1.AdminService.ListResources:input_type -> conveyor.control.v1.ListResourcesRequest
-	10, // 33: conveyor.control.v1.AdminService.WatchResources:input_type -> conveyor.control.v1.WatchResourcesRequest
-	12, // 34: conveyor.control.v1.AdminService.DeleteResource:input_type -> conveyor.control.v1.DeleteResourceRequest
-	14, // 35: conveyor.control.v1.AdminService.GetPipelineStatus:input_type -> conveyor.control.v1.GetPipelineStatusRequest
-	16, // 36: conveyor.control.v1.AdminService.RestartPipeline:input_type -> conveyor.control.v1.RestartPipelineRequest
-	18, // 37: conveyor.control.v1.AdminService.ListSidecars:input_type -> conveyor.control.v1.ListSidecarsRequest
-	21, // 38: conveyor.control.v1.AdminService.GetCluster:input_type -> conveyor.control.v1.GetClusterRequest
-	24, // 39: conveyor.control.v1.AdminService.AddRouter:input_type -> conveyor.control.v1.AddRouterRequest
-	26, // 40: conveyor.control.v1.AdminService.PromoteRouter:input_type -> conveyor.control.v1.PromoteRouterRequest
-	28, // 41: conveyor.control.v1.AdminService.RemoveRouter:input_type -> conveyor.control.v1.RemoveRouterRequest
-	30, // 42: conveyor.control.v1.AdminService.TransferLeadership:input_type -> conveyor.control.v1.TransferLeadershipRequest
-	32, // 43: conveyor.control.v1.DeadLetterService.ListLetters:input_type -> conveyor.control.v1.ListLettersRequest
-	34, // 44: conveyor.control.v1.DeadLetterService.GetLetter:input_type -> conveyor.control.v1.GetLetterRequest
-	36, // 45: conveyor.control.v1.DeadLetterService.DiscardLetters:input_type -> conveyor.control.v1.DiscardLettersRequest
-	38, // 46: conveyor.control.v1.DeadLetterService.ReplayLetters:input_type -> conveyor.control.v1.ReplayLettersRequest
-	3,  // 47: conveyor.control.v1.AdminService.Apply:output_type -> conveyor.control.v1.ApplyResponse
-	7,  // 48: conveyor.control.v1.AdminService.GetResource:output_type -> conveyor.control.v1.GetResourceResponse
-	9,  // 49: conveyor.control.v1.AdminService.ListResources:output_type -> conveyor.control.v1.ListResourcesResponse
-	11, // 50: conveyor.control.v1.AdminService.WatchResources:output_type -> conveyor.control.v1.WatchResourcesResponse
-	13, // 51: conveyor.control.v1.AdminService.DeleteResource:output_type -> conveyor.control.v1.DeleteResourceResponse
-	15, // 52: conveyor.control.v1.AdminService.GetPipelineStatus:output_type -> conveyor.control.v1.GetPipelineStatusResponse
-	17, // 53: conveyor.control.v1.AdminService.RestartPipeline:output_type -> conveyor.control.v1.RestartPipelineResponse
-	19, // 54: conveyor.control.v1.AdminService.ListSidecars:output_type -> conveyor.control.v1.ListSidecarsResponse
-	22, // 55: conveyor.control.v1.AdminService.GetCluster:output_type -> conveyor.control.v1.GetClusterResponse
-	25, // 56: conveyor.control.v1.AdminService.AddRouter:output_type -> conveyor.control.v1.AddRouterResponse
-	27, // 57: conveyor.control.v1.AdminService.PromoteRouter:output_type -> conveyor.control.v1.PromoteRouterResponse
-	29, // 58: conveyor.control.v1.AdminService.RemoveRouter:output_type -> conveyor.control.v1.RemoveRouterResponse
-	31, // 59: conveyor.control.v1.AdminService.TransferLeadership:output_type -> conveyor.control.v1.TransferLeadershipResponse
-	33, // 60: conveyor.control.v1.DeadLetterService.ListLetters:output_type -> conveyor.control.v1.ListLettersResponse
-	35, // 61: conveyor.control.v1.DeadLetterService.GetLetter:output_type -> conveyor.control.v1.GetLetterResponse
-	37, // 62: conveyor.control.v1.DeadLetterService.DiscardLetters:output_type -> conveyor.control.v1.DiscardLettersResponse
-	39, // 63: conveyor.control.v1.DeadLetterService.ReplayLetters:output_type -> conveyor.control.v1.ReplayLettersResponse
-	47, // [47:64] is the sub-list for method output_type
-	30, // [30:47] is the sub-list for method input_type
+	51, // 28: conveyor.control.v1.ReplayLettersRequest.filter:type_name -> conveyor.control.v1.LetterFilter
+	44, // 29: conveyor.control.v1.ReplayLettersResponse.problems:type_name -> conveyor.control.v1.ReplayProblem
+	6,  // 30: conveyor.control.v1.AdminService.Apply:input_type -> conveyor.control.v1.ApplyRequest
+	10, // 31: conveyor.control.v1.AdminService.GetResource:input_type -> conveyor.control.v1.GetResourceRequest
+	12, // 32: conveyor.control.v1.AdminService.ListResources:input_type -> conveyor.control.v1.ListResourcesRequest
+	14, // 33: conveyor.control.v1.AdminService.WatchResources:input_type -> conveyor.control.v1.WatchResourcesRequest
+	16, // 34: conveyor.control.v1.AdminService.DeleteResource:input_type -> conveyor.control.v1.DeleteResourceRequest
+	18, // 35: conveyor.control.v1.AdminService.GetPipelineStatus:input_type -> conveyor.control.v1.GetPipelineStatusRequest
+	20, // 36: conveyor.control.v1.AdminService.RestartPipeline:input_type -> conveyor.control.v1.RestartPipelineRequest
+	22, // 37: conveyor.control.v1.AdminService.ListSidecars:input_type -> conveyor.control.v1.ListSidecarsRequest
+	2,  // 38: conveyor.control.v1.AdminService.OpenClientSession:input_type -> conveyor.control.v1.OpenClientSessionRequest
+	4,  // 39: conveyor.control.v1.AdminService.EndClientSession:input_type -> conveyor.control.v1.EndClientSessionRequest
+	25, // 40: conveyor.control.v1.AdminService.GetCluster:input_type -> conveyor.control.v1.GetClusterRequest
+	28, // 41: conveyor.control.v1.AdminService.AddRouter:input_type -> conveyor.control.v1.AddRouterRequest
+	30, // 42: conveyor.control.v1.AdminService.PromoteRouter:input_type -> conveyor.control.v1.PromoteRouterRequest
+	32, // 43: conveyor.control.v1.AdminService.RemoveRouter:input_type -> conveyor.control.v1.RemoveRouterRequest
+	34, // 44: conveyor.control.v1.AdminService.TransferLeadership:input_type -> conveyor.control.v1.TransferLeadershipRequest
+	36, // 45: conveyor.control.v1.DeadLetterService.ListLetters:input_type -> conveyor.control.v1.ListLettersRequest
+	38, // 46: conveyor.control.v1.DeadLetterService.GetLetter:input_type -> conveyor.control.v1.GetLetterRequest
+	40, // 47: conveyor.control.v1.DeadLetterService.DiscardLetters:input_type -> conveyor.control.v1.DiscardLettersRequest
+	42, // 48: conveyor.control.v1.DeadLetterService.ReplayLetters:input_type -> conveyor.control.v1.ReplayLettersRequest
+	7,  // 49: conveyor.control.v1.AdminService.Apply:output_type -> conveyor.control.v1.ApplyResponse
+	11, // 50: conveyor.control.v1.AdminService.GetResource:output_type -> conveyor.control.v1.GetResourceResponse
+	13, // 51: conveyor.control.v1.AdminService.ListResources:output_type -> conveyor.control.v1.ListResourcesResponse
+	15, // 52: conveyor.control.v1.AdminService.WatchResources:output_type -> conveyor.control.v1.WatchResourcesResponse
+	17, // 53: conveyor.control.v1.AdminService.DeleteResource:output_type -> conveyor.control.v1.DeleteResourceResponse
+	19, // 54: conveyor.control.v1.AdminService.GetPipelineStatus:output_type -> conveyor.control.v1.GetPipelineStatusResponse
+	21, // 55: conveyor.control.v1.AdminService.RestartPipeline:output_type -> conveyor.control.v1.RestartPipelineResponse
+	23, // 56: conveyor.control.v1.AdminService.ListSidecars:output_type -> conveyor.control.v1.ListSidecarsResponse
+	3,  // 57: conveyor.control.v1.AdminService.OpenClientSession:output_type -> conveyor.control.v1.OpenClientSessionResponse
+	5,  // 58: conveyor.control.v1.AdminService.EndClientSession:output_type -> conveyor.control.v1.EndClientSessionResponse
+	26, // 59: conveyor.control.v1.AdminService.GetCluster:output_type -> conveyor.control.v1.GetClusterResponse
+	29, // 60: conveyor.control.v1.AdminService.AddRouter:output_type -> conveyor.control.v1.AddRouterResponse
+	31, // 61: conveyor.control.v1.AdminService.PromoteRouter:output_type -> conveyor.control.v1.PromoteRouterResponse
+	33, // 62: conveyor.control.v1.AdminService.RemoveRouter:output_type -> conveyor.control.v1.RemoveRouterResponse
+	35, // 63: conveyor.control.v1.AdminService.TransferLeadership:output_type -> conveyor.control.v1.TransferLeadershipResponse
+	37, // 64: conveyor.control.v1.DeadLetterService.ListLetters:output_type -> conveyor.control.v1.ListLettersResponse
+	39, // 65: conveyor.control.v1.DeadLetterService.GetLetter:output_type -> conveyor.control.v1.GetLetterResponse
+	41, // 66: conveyor.control.v1.DeadLetterService.DiscardLetters:output_type -> conveyor.control.v1.DiscardLettersResponse
+	43, // 67: conveyor.control.v1.DeadLetterService.ReplayLetters:output_type -> conveyor.control.v1.ReplayLettersResponse
+	49, // [49:68] is the sub-list for method output_type
+	30, // [30:49] is the sub-list for method input_type
 	30, // [30:30] is the sub-list for extension type_name
 	30, // [30:30] is the sub-list for extension extendee
 	0,  // [0:30] is the sub-list for field type_name
@@ -2627,7 +2804,7 @@ func file_conveyor_control_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_conveyor_control_v1_admin_proto_rawDesc), len(file_conveyor_control_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   40,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

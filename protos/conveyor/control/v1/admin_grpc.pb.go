@@ -27,6 +27,8 @@ const (
 	AdminService_GetPipelineStatus_FullMethodName  = "/conveyor.control.v1.AdminService/GetPipelineStatus"
 	AdminService_RestartPipeline_FullMethodName    = "/conveyor.control.v1.AdminService/RestartPipeline"
 	AdminService_ListSidecars_FullMethodName       = "/conveyor.control.v1.AdminService/ListSidecars"
+	AdminService_OpenClientSession_FullMethodName  = "/conveyor.control.v1.AdminService/OpenClientSession"
+	AdminService_EndClientSession_FullMethodName   = "/conveyor.control.v1.AdminService/EndClientSession"
 	AdminService_GetCluster_FullMethodName         = "/conveyor.control.v1.AdminService/GetCluster"
 	AdminService_AddRouter_FullMethodName          = "/conveyor.control.v1.AdminService/AddRouter"
 	AdminService_PromoteRouter_FullMethodName      = "/conveyor.control.v1.AdminService/PromoteRouter"
@@ -53,6 +55,12 @@ type AdminServiceClient interface {
 	// RestartPipeline lets a completed pipeline read on, or makes one begin anew.
 	RestartPipeline(ctx context.Context, in *RestartPipelineRequest, opts ...grpc.CallOption) (*RestartPipelineResponse, error)
 	ListSidecars(ctx context.Context, in *ListSidecarsRequest, opts ...grpc.CallOption) (*ListSidecarsResponse, error)
+	// OpenClientSession begins a session of a program that makes changes: a change that it repeats under the same sequence, because an answer was lost, is made once and
+	// answered as the first time.
+	OpenClientSession(ctx context.Context, in *OpenClientSessionRequest, opts ...grpc.CallOption) (*OpenClientSessionResponse, error)
+	// EndClientSession ends one. Those that are idle for long are ended by the leader. A change under a session that has ended is refused with reason
+	// CLIENT_SESSION_ENDED.
+	EndClientSession(ctx context.Context, in *EndClientSessionRequest, opts ...grpc.CallOption) (*EndClientSessionResponse, error)
 	GetCluster(ctx context.Context, in *GetClusterRequest, opts ...grpc.CallOption) (*GetClusterResponse, error)
 	// AddRouter makes a router a learner of the cluster: it receives the state and does not vote. The router must run, have an empty data directory, and list
 	// others of the cluster as its peers. Adding a member again changes nothing.
@@ -162,6 +170,26 @@ func (c *adminServiceClient) ListSidecars(ctx context.Context, in *ListSidecarsR
 	return out, nil
 }
 
+func (c *adminServiceClient) OpenClientSession(ctx context.Context, in *OpenClientSessionRequest, opts ...grpc.CallOption) (*OpenClientSessionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(OpenClientSessionResponse)
+	err := c.cc.Invoke(ctx, AdminService_OpenClientSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) EndClientSession(ctx context.Context, in *EndClientSessionRequest, opts ...grpc.CallOption) (*EndClientSessionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EndClientSessionResponse)
+	err := c.cc.Invoke(ctx, AdminService_EndClientSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) GetCluster(ctx context.Context, in *GetClusterRequest, opts ...grpc.CallOption) (*GetClusterResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetClusterResponse)
@@ -231,6 +259,12 @@ type AdminServiceServer interface {
 	// RestartPipeline lets a completed pipeline read on, or makes one begin anew.
 	RestartPipeline(context.Context, *RestartPipelineRequest) (*RestartPipelineResponse, error)
 	ListSidecars(context.Context, *ListSidecarsRequest) (*ListSidecarsResponse, error)
+	// OpenClientSession begins a session of a program that makes changes: a change that it repeats under the same sequence, because an answer was lost, is made once and
+	// answered as the first time.
+	OpenClientSession(context.Context, *OpenClientSessionRequest) (*OpenClientSessionResponse, error)
+	// EndClientSession ends one. Those that are idle for long are ended by the leader. A change under a session that has ended is refused with reason
+	// CLIENT_SESSION_ENDED.
+	EndClientSession(context.Context, *EndClientSessionRequest) (*EndClientSessionResponse, error)
 	GetCluster(context.Context, *GetClusterRequest) (*GetClusterResponse, error)
 	// AddRouter makes a router a learner of the cluster: it receives the state and does not vote. The router must run, have an empty data directory, and list
 	// others of the cluster as its peers. Adding a member again changes nothing.
@@ -274,6 +308,12 @@ func (UnimplementedAdminServiceServer) RestartPipeline(context.Context, *Restart
 }
 func (UnimplementedAdminServiceServer) ListSidecars(context.Context, *ListSidecarsRequest) (*ListSidecarsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListSidecars not implemented")
+}
+func (UnimplementedAdminServiceServer) OpenClientSession(context.Context, *OpenClientSessionRequest) (*OpenClientSessionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method OpenClientSession not implemented")
+}
+func (UnimplementedAdminServiceServer) EndClientSession(context.Context, *EndClientSessionRequest) (*EndClientSessionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method EndClientSession not implemented")
 }
 func (UnimplementedAdminServiceServer) GetCluster(context.Context, *GetClusterRequest) (*GetClusterResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetCluster not implemented")
@@ -448,6 +488,42 @@ func _AdminService_ListSidecars_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_OpenClientSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OpenClientSessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).OpenClientSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_OpenClientSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).OpenClientSession(ctx, req.(*OpenClientSessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_EndClientSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EndClientSessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).EndClientSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_EndClientSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).EndClientSession(ctx, req.(*EndClientSessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_GetCluster_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetClusterRequest)
 	if err := dec(in); err != nil {
@@ -572,6 +648,14 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListSidecars",
 			Handler:    _AdminService_ListSidecars_Handler,
+		},
+		{
+			MethodName: "OpenClientSession",
+			Handler:    _AdminService_OpenClientSession_Handler,
+		},
+		{
+			MethodName: "EndClientSession",
+			Handler:    _AdminService_EndClientSession_Handler,
 		},
 		{
 			MethodName: "GetCluster",

@@ -1,0 +1,131 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/conveyor-etl/conveyor/client"
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+)
+
+// ledger is a router that knows client sessions, makes each change once, and answers as a test says.
+type ledger struct {
+	router
+	mu       sync.Mutex
+	sessions map[uint64]map[uint64]bool
+	opened   uint64
+	made     int
+	lowest   uint64
+	// lose says of the nth change that arrives that its answer is lost.
+	lose  func(n int) bool
+	heard int
+	ended []uint64
+}
+
+func (l *ledger) OpenClientSession(context.Context, *controlv1.OpenClientSessionRequest) (*controlv1.OpenClientSessionResponse, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.opened++
+	if l.sessions == nil {
+		l.sessions = map[uint64]map[uint64]bool{}
+	}
+	l.sessions[l.opened] = map[uint64]bool{}
+	return &controlv1.OpenClientSessionResponse{ClientSession: l.opened}, nil
+}
+
+func (l *ledger) EndClientSession(_ context.Context, req *controlv1.EndClientSessionRequest) (*controlv1.EndClientSessionResponse, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = append(l.ended, req.GetClientSession())
+	return &controlv1.EndClientSessionResponse{}, nil
+}
+
+func (l *ledger) DeleteResource(_ context.Context, req *controlv1.DeleteResourceRequest) (*controlv1.DeleteResourceResponse, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.heard++
+	c := req.GetCommand()
+	made := l.sessions[c.GetClientSession()]
+	if made == nil {
+		return nil, refusal(codes.FailedPrecondition, client.ReasonClientSessionEnded, "ended")
+	}
+	l.lowest = max(l.lowest, c.GetLowestUnanswered())
+	if !made[c.GetSequence()] {
+		made[c.GetSequence()] = true
+		l.made++
+	}
+	if l.lose != nil && l.lose(l.heard) {
+		return nil, errGone
+	}
+	return &controlv1.DeleteResourceResponse{}, nil
+}
+
+func TestChanges_ALostAnswerMakesNoSecondChange(t *testing.T) {
+	l := &ledger{lose: func(n int) bool { return n%2 == 1 }}
+	c := dial(t, []string{serveAdmin(t, l)})
+	for i := range 3 {
+		if err := c.Delete(t.Context(), "Source", "default", fmt.Sprint(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if l.made != 3 || l.heard != 6 || l.opened != 1 {
+		t.Errorf("3 changes were sent %d times and made %d times, in %d sessions", l.heard, l.made, l.opened)
+	}
+	if l.lowest != 3 {
+		t.Errorf("the router was told that the lowest unanswered change is %d", l.lowest)
+	}
+	if err := c.Close(); err != nil || len(l.ended) != 1 {
+		t.Errorf("closed with %v; sessions %v were ended", err, l.ended)
+	}
+}
+
+func TestChanges_ConcurrentOnesAreAllMadeOnce(t *testing.T) {
+	l := &ledger{lose: func(n int) bool { return n%3 == 0 }}
+	c := dial(t, []string{serveAdmin(t, l)})
+	var wg sync.WaitGroup
+	for i := range 40 {
+		wg.Go(func() {
+			if err := c.Delete(t.Context(), "Source", "default", fmt.Sprint(i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if l.made != 40 || l.opened != 1 {
+		t.Errorf("40 changes were made %d times, in %d sessions", l.made, l.opened)
+	}
+}
+
+func TestChanges_AnEndedSessionIsReplacedOnlyWhileNothingCanHaveBeenDone(t *testing.T) {
+	l := &ledger{}
+	c := dial(t, []string{serveAdmin(t, l)})
+	if err := c.Delete(t.Context(), "Source", "default", "a"); err != nil {
+		t.Fatal(err)
+	}
+	end := func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		clear(l.sessions)
+	}
+	end()
+	if err := c.Delete(t.Context(), "Source", "default", "b"); err != nil || l.opened != 2 {
+		t.Fatalf("after the end of its session: %v, %d sessions", err, l.opened)
+	}
+	// The answer is lost, and the session ends before the repeat.
+	l.lose = func(int) bool {
+		clear(l.sessions)
+		return true
+	}
+	made := l.made
+	if err := c.Delete(t.Context(), "Source", "default", "c"); !errors.Is(err, client.ErrOutcomeUnknown) {
+		t.Fatalf("error %v does not match ErrOutcomeUnknown", err)
+	}
+	if l.made != made+1 {
+		t.Errorf("the change was made %d times", l.made-made)
+	}
+}

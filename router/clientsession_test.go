@@ -1,0 +1,53 @@
+package router_test
+
+import (
+	"testing"
+
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+)
+
+func TestClientSession_ARepeatIsAnsweredAsTheFirstAndChangesNothing(t *testing.T) {
+	n := start(t, testConfig(t.TempDir()))
+	opened, err := n.admin.OpenClientSession(t.Context(), &controlv1.OpenClientSessionRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := func(sequence uint64) *controlv1.Command {
+		return &controlv1.Command{ClientSession: opened.GetClientSession(), Sequence: sequence, LowestUnanswered: 1}
+	}
+	apply := func(sequence uint64, manifest string) (*controlv1.ApplyResponse, error) {
+		return n.admin.Apply(t.Context(), &controlv1.ApplyRequest{Manifests: [][]byte{[]byte(manifest)}, Command: command(sequence)})
+	}
+	first, err := apply(1, source("in", "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.apply(source("in", "generate")) // somebody else, meanwhile
+	again, err := apply(1, source("in", "file"))
+	if err != nil || again.GetResults()[0].GetAction() != first.GetResults()[0].GetAction() || again.GetResults()[0].GetAction() != controlv1.ApplyAction_APPLY_ACTION_CREATED {
+		t.Errorf("the repeat: %v, %v", again, err)
+	}
+	now, err := n.admin.GetResource(t.Context(), &controlv1.GetResourceRequest{Ref: &controlv1.ResourceRef{Kind: "Source", Name: "in"}})
+	if err != nil || spec(now.GetResource().GetManifest()) != `{"connector":{"type":"generate"}}` {
+		t.Errorf("the repeat was applied over a later change: %s, %v", spec(now.GetResource().GetManifest()), err)
+	}
+	remove := func() error {
+		_, err := n.admin.DeleteResource(t.Context(), &controlv1.DeleteResourceRequest{Ref: &controlv1.ResourceRef{Kind: "Source", Name: "in"}, Command: command(2)})
+		return err
+	}
+	if err := remove(); err != nil {
+		t.Fatal(err)
+	}
+	n.apply(source("in", "file"))
+	if err := remove(); err != nil {
+		t.Errorf("the repeat of the delete: %v", err)
+	}
+	if _, err := n.admin.GetResource(t.Context(), &controlv1.GetResourceRequest{Ref: &controlv1.ResourceRef{Kind: "Source", Name: "in"}}); err != nil {
+		t.Errorf("the repeat deleted a later one: %v", err)
+	}
+	if _, err := n.admin.EndClientSession(t.Context(), &controlv1.EndClientSessionRequest{ClientSession: opened.GetClientSession()}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = apply(3, source("out", "file"))
+	mustRefuse(t, err, "CLIENT_SESSION_ENDED")
+}
