@@ -130,19 +130,18 @@ func routerTable(w io.Writer, o *view.Object, wide bool) error {
 	var rows [][]string
 	for _, r := range s.Routers {
 		st := r.Status.(*view.RouterStatus)
-		state, lag := "answers", fmt.Sprint(st.Lag)
+		state, applied, lag := "answers", "", ""
+		if st.AppliedIndex != nil && st.Lag != nil {
+			applied, lag = fmt.Sprint(*st.AppliedIndex), fmt.Sprint(*st.Lag)
+		}
 		switch {
 		case s.Staleness != nil:
-			state, lag = "not asked", ""
+			state = "not asked"
 		case st.Problem != "":
-			state, lag = st.Problem, ""
+			state = st.Problem
 			if !wide {
 				state = output.Cut(output.Cause(state), 60)
 			}
-		}
-		applied := ""
-		if st.AppliedIndex > 0 {
-			applied = fmt.Sprint(st.AppliedIndex)
 		}
 		row := []string{r.Metadata.Name, st.Role, st.Address, applied, lag, state}
 		if wide {

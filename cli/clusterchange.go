@@ -29,7 +29,7 @@ which receives the state, and gets its vote when it has caught up.
 
 A router whose disk was replaced is a new one: remove the old one, then add it.`,
 		Example: `  conveyor cluster add router-4.example:50051`,
-		Args:    exactly(1, "the address of the new router"),
+		Args:    exactlyOne("the address of the new router"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if host, port, err := net.SplitHostPort(args[0]); err != nil || host == "" {
 				return usage(cmd, "%q is not an address: want HOST:PORT, such as router-4.example:50051", args[0])
@@ -99,7 +99,7 @@ that would be left are no majority that answers. A leader hands over first. With
 its data directory a removed router does not come back; with an empty one it can
 be added anew.`,
 		Example: `  conveyor cluster remove 4`,
-		Args:    exactly(1, "the id of a router"),
+		Args:    exactlyOne("the id of a router"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.dial(cmd.Context(), server)
 			if err != nil {

@@ -25,9 +25,14 @@ type leaf struct {
 func leaves(cmd *cobra.Command) []leaf {
 	var out []leaf
 	for _, c := range cmd.Commands() {
+		if c.Hidden {
+			continue
+		}
 		if c.HasSubCommands() {
 			out = append(out, leaves(c)...)
-		} else {
+		}
+		// dev does something itself, and has a command for its routers beside.
+		if !c.HasSubCommands() || c.Name() == "dev" {
 			out = append(out, leaf{strings.TrimPrefix(c.CommandPath(), "conveyor "), c})
 		}
 	}
@@ -57,6 +62,8 @@ var usable = map[string]string{
 	"delete":                  "pipeline p",
 	"describe":                "pipeline p",
 	"dev":                     "",
+	"dev routers":             "",
+	"dev start":               "router-2",
 	"dlq discard":             "1 --yes",
 	"dlq get":                 "1",
 	"dlq ls":                  "",
@@ -142,7 +149,7 @@ func TestContract_WrongUsageIsExit2WithTheFix(t *testing.T) {
 }
 
 func TestContract_ObjectsArePrintedInEveryFormat(t *testing.T) {
-	printing := []string{"apply", "cluster members", "cluster status", "describe", "dev", "dlq discard", "dlq get", "dlq ls", "dlq replay", "get", "run", "validate", "version"}
+	printing := []string{"apply", "cluster members", "cluster status", "describe", "dev", "dev routers", "dlq discard", "dlq get", "dlq ls", "dlq replay", "get", "run", "validate", "version"}
 	for _, l := range ours(t) {
 		f := l.cmd.Flags().Lookup("output")
 		if want := slices.Contains(printing, l.path); (f != nil) != want {

@@ -34,6 +34,7 @@ type devFlags struct {
 	noDemo bool
 	data   string
 	port   int
+	nodes  int
 	format output.Format
 }
 
@@ -46,7 +47,9 @@ type DevStatus struct {
 	// Server is what --server takes.
 	Server    string          `json:"server"`
 	Addresses embed.Addresses `json:"addresses"`
-	DataDir   string          `json:"dataDir"`
+	// Routers are processes of their own; there are none when the router runs in this process.
+	Routers []DevRouter `json:"routers,omitempty"`
+	DataDir string      `json:"dataDir"`
 	// Temporary data is removed at the end.
 	Temporary bool     `json:"temporary"`
 	Pipelines []string `json:"pipelines"`
@@ -60,12 +63,14 @@ func (a *app) devCommand() *cobra.Command {
 		Short:   "Run everything in one process, to try and to develop",
 		Long: `Run a router, a sidecar and all connectors in one process, with a demo pipeline
 unless -f or --no-demo is given. Other commands work against it. Not for
-production.
+production. With --nodes the routers are processes of their own: kill one, look
+at the pipeline going on, and start it again with ` + "`conveyor dev start`" + `.
 
 The first Ctrl-C finishes what is in flight, the second ends at once.`,
 		Example: `  conveyor dev
   conveyor dev -f pipelines/ --data ./dev-data
-  conveyor dev --no-demo -o json`,
+  conveyor dev --no-demo -o json
+  conveyor dev --nodes 3`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.dev(cmd, &f) },
 	}
@@ -74,12 +79,17 @@ The first Ctrl-C finishes what is in flight, the second ends at once.`,
 	cmd.Flags().BoolVar(&f.noDemo, "no-demo", false, "run no demo pipeline")
 	cmd.Flags().StringVar(&f.data, "data", "", "keep the data in `DIR` (default a temporary one, removed at the end)")
 	cmd.Flags().IntVar(&f.port, "port", defaultPort, "`PORT` of the API; the next free one when it is taken")
+	cmd.Flags().IntVar(&f.nodes, "nodes", 1, "how many routers: 1, 3 or 5")
+	cmd.AddCommand(a.devStartCommand(), a.devRoutersCommand(), a.devRouterCommand())
 	return cmd
 }
 
 func (a *app) dev(cmd *cobra.Command, f *devFlags) (err error) {
 	if f.port < 0 || f.port > 65535 {
 		return usage(cmd, "--port %d is not a port", f.port)
+	}
+	if f.nodes != 1 && f.nodes != 3 && f.nodes != 5 {
+		return usage(cmd, "--nodes %d: want 1, 3 or 5; a cluster of an even number survives no more losses than one of a router less", f.nodes)
 	}
 	set := &dsl.Set{}
 	if len(f.files.paths) > 0 {
@@ -99,11 +109,20 @@ func (a *app) dev(cmd *cobra.Command, f *devFlags) (err error) {
 		a.env.left.add(dir)
 		defer func() { err = first(err, os.RemoveAll(dir)) }()
 	}
-	lis, err := listenFrom(ctx, f.port)
-	if err != nil {
+	cfg := embed.Config{DataDir: dir, Stdin: a.env.Stdin, Stdout: a.env.Stdout, Logger: a.logger()}
+	var cluster *devCluster
+	if f.nodes > 1 {
+		if cluster, err = a.startCluster(ctx, f, dir); err != nil {
+			return err
+		}
+		defer func() { err = first(err, cluster.close()) }()
+		cfg.Routers = cluster.routers.Addresses()
+	} else if err := checkDevDir(dir); err != nil {
+		return err
+	} else if cfg.Listener, err = listenFrom(ctx, f.port); err != nil {
 		return err
 	}
-	sys, err := embed.Open(ctx, embed.Config{DataDir: dir, Listener: lis, Stdin: a.env.Stdin, Stdout: a.env.Stdout, Logger: a.logger()})
+	sys, err := embed.Open(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -121,6 +140,7 @@ func (a *app) dev(cmd *cobra.Command, f *devFlags) (err error) {
 	if err != nil {
 		return err
 	}
+	status.Routers = cluster.list()
 	if f.format.Table() {
 		a.banner(status, f, len(f.files.paths) == 0 && !f.noDemo)
 	} else if err := f.format.Print(a.env.Stdout, status, pipelineNames(status.Pipelines)); err != nil {
@@ -149,6 +169,14 @@ func (a *app) startDev(ctx context.Context, sys *embed.System, resources []*dsl.
 		}
 	}
 	return sys.StartData(ctx)
+}
+
+// checkDevDir refuses a directory of several routers: what it holds would not be found.
+func checkDevDir(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, "router-1")); err == nil {
+		return &fault{exit: exitFailed, code: "WRONG_DATA", err: fmt.Errorf("%s was made with several routers", dir), fix: "give --nodes as it was then, or another --data"}
+	}
+	return nil
 }
 
 func demoFile(dir string) string {
@@ -209,16 +237,28 @@ func pipelineNames(pipelines []string) []string {
 func (a *app) banner(s *DevStatus, f *devFlags, withDemo bool) {
 	w := a.env.Stdout
 	line := func(name, format string, args ...any) { say(w, "  %-8s %s", name, fmt.Sprintf(format, args...)) }
-	say(w, "%s: router, sidecar and connectors in one process, not for production", a.out.Bold("Conveyor dev "+s.Version))
+	if len(s.Routers) > 0 {
+		say(w, "%s: %d routers, sidecar and connectors, not for production", a.out.Bold("Conveyor dev "+s.Version), len(s.Routers))
+	} else {
+		say(w, "%s: router, sidecar and connectors in one process, not for production", a.out.Bold("Conveyor dev "+s.Version))
+	}
 	note, server := "", ""
-	if _, port, _ := net.SplitHostPort(s.Server); port != strconv.Itoa(defaultPort) {
+	if len(s.Routers) > 0 {
+		for _, r := range s.Routers {
+			line(r.Name, "process %d, %s, log %s", r.PID, r.Address, r.Log)
+		}
+	} else if _, port, _ := net.SplitHostPort(s.Server); port != strconv.Itoa(defaultPort) {
 		server = " --server " + s.Server
 		if port != strconv.Itoa(f.port) && f.port != 0 {
 			note = fmt.Sprintf("  (port %d was taken)", f.port)
 		}
 	}
-	line("api", "%s%s", s.Server, note)
-	line("metrics", "http://%s/metrics (router), http://%s/metrics (sidecar)", s.Addresses.RouterMetrics, s.Addresses.SidecarMetrics)
+	if len(s.Routers) == 0 {
+		line("api", "%s%s", s.Server, note)
+		line("metrics", "http://%s/metrics (router), http://%s/metrics (sidecar)", s.Addresses.RouterMetrics, s.Addresses.SidecarMetrics)
+	} else {
+		line("metrics", "http://%s/metrics (%s), http://%s/metrics (sidecar)", s.Routers[0].Metrics, s.Routers[0].Name, s.Addresses.SidecarMetrics)
+	}
 	if s.Temporary {
 		line("data", "%s  (removed at the end)", s.DataDir)
 	} else {
@@ -227,6 +267,13 @@ func (a *app) banner(s *DevStatus, f *devFlags, withDemo bool) {
 	if withDemo {
 		line("demo", "users -> active -> score -> file; one record in 100 fails on purpose")
 		line("", "%s.partial", demoFile(s.DataDir))
+	}
+	if len(s.Routers) > 0 {
+		line("use", "export CONVEYOR_SERVER=%s", s.Server)
+		second := s.Routers[1]
+		line("lose", "kill -9 %d", second.PID)
+		line("", "conveyor cluster status%s", server)
+		line("", "conveyor dev start %s", second.Name)
 	}
 	line("try", "conveyor get pipelines%s", server)
 	if withDemo {

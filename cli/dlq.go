@@ -268,7 +268,7 @@ func (a *app) dlqGetCommand() *cobra.Command {
 		Short: "Show one dead letter: the record, the error, every attempt",
 		Example: `  conveyor dlq get 7
   conveyor dlq get 7 -o jsonpath='{.payload}' | base64 -d`,
-		Args: exactly(1, "the ID of a dead letter"),
+		Args: exactlyOne("the ID of a dead letter"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			id, err := letterID(cmd, args[0])
 			if err != nil {

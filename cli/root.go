@@ -87,10 +87,10 @@ func unknownCommand(root *cobra.Command, args []string) error {
 
 func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 
-// exactly is like cobra.ExactArgs, with an error that says what is wanted.
-func exactly(n int, what string) cobra.PositionalArgs {
+// exactlyOne is like cobra.ExactArgs(1), with an error that says what is wanted.
+func exactlyOne(what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) != n {
+		if len(args) != 1 {
 			return usage(cmd, "want %s, got %d arguments", what, len(args))
 		}
 		return nil

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -59,6 +60,10 @@ func TestScripts(t *testing.T) {
 			"await":    await,
 			"waitfile": waitFile,
 			"exitcode": exitCode,
+
+			"waitcluster": waitCluster,
+			"killleader":  killLeader,
+			"startlost":   startLost,
 		},
 	})
 }
@@ -124,5 +129,65 @@ func exitCode(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	if strconv.Itoa(got) != args[0] {
 		ts.Fatalf("exit code %d, want %s:\n%s", got, args[0], ts.ReadFile("stderr"))
+	}
+}
+
+// devServer is the process of the dev server in the background.
+func devServer(ts *testscript.TestScript) string {
+	for _, b := range ts.BackgroundCmds() {
+		if b.Process != nil {
+			return strconv.Itoa(b.Process.Pid)
+		}
+	}
+	ts.Fatalf("no command runs in the background")
+	return ""
+}
+
+// waitCluster N waits until the dev server in the background has N routers that are a cluster, and points the commands to all of them.
+func waitCluster(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Setenv("DEVPID", devServer(ts))
+	for deadline := time.Now().Add(patience); ; <-time.After(50 * time.Millisecond) {
+		err := ts.Exec("conveyor", "dev", "routers", "--pid", ts.Getenv("DEVPID"), "-o", "jsonpath={.items[*].address}")
+		addresses := strings.Fields(ts.ReadFile("stdout"))
+		if err == nil && strconv.Itoa(len(addresses)) == args[0] {
+			ts.Setenv("CONVEYOR_SERVER", strings.Join(addresses, ","))
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("no %s routers within %v", args[0], patience)
+		}
+	}
+}
+
+// killLeader ends the process of the router that leads, as kill -9 does.
+func killLeader(ts *testscript.TestScript, _ bool, _ []string) {
+	ts.Check(ts.Exec("conveyor", "cluster", "status", "-o", "jsonpath={.status.leader}"))
+	number, _, _ := strings.Cut(ts.ReadFile("stdout"), "-")
+	name := "router-" + number
+	ts.Check(ts.Exec("conveyor", "dev", "routers", "--pid", ts.Getenv("DEVPID")))
+	for line := range strings.Lines(ts.ReadFile("stdout")) {
+		if f := strings.Fields(line); f[0] == name {
+			pid, err := strconv.Atoi(f[1])
+			ts.Check(err)
+			p, err := os.FindProcess(pid)
+			ts.Check(err)
+			ts.Check(p.Kill())
+			ts.Setenv("LOST", name)
+			return
+		}
+	}
+	ts.Fatalf("there is no %s", name)
+}
+
+// startLost starts the router again that killLeader ended; the server may not have noticed its end yet.
+func startLost(ts *testscript.TestScript, _ bool, _ []string) {
+	for deadline := time.Now().Add(patience); ; <-time.After(50 * time.Millisecond) {
+		err := ts.Exec("conveyor", "dev", "start", ts.Getenv("LOST"), "--pid", ts.Getenv("DEVPID"))
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%v: %s", err, ts.ReadFile("stderr"))
+		}
 	}
 }

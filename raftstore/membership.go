@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -125,27 +124,4 @@ func (s *Store) TransferLeadership(ctx context.Context, id string) error {
 		}
 	}
 	return fmt.Errorf("%w: server %s is not a voter", ErrRefused, id)
-}
-
-// Staleness says how old a read at this node may be that did not ask the leader.
-type Staleness struct {
-	// AppliedIndex is how far the log is applied here.
-	AppliedIndex uint64
-	// Known is false when no leader was ever heard; Age means nothing then.
-	Known bool
-	// Age is the time since the leader was last heard; 0 on the leader. What it had committed by then may not all be applied here yet.
-	Age time.Duration
-}
-
-// StaleRead says how stale the machine is here. It does not block, and asks nobody.
-func (s *Store) StaleRead() Staleness {
-	out := Staleness{AppliedIndex: s.raft.AppliedIndex()}
-	if s.Leadership().Leader {
-		out.Known = true
-		return out
-	}
-	if last := s.raft.LastContact(); !last.IsZero() {
-		out.Known, out.Age = true, time.Since(last)
-	}
-	return out
 }

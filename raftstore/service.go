@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
@@ -27,6 +28,8 @@ type service struct {
 	t         *transport
 	streams   chan struct{}
 	snapshots chan struct{}
+	heard     heard
+	applied   func() uint64 // set before the service is used
 }
 
 func newService(t *transport) *service {
@@ -151,6 +154,10 @@ func (s *service) appendOne(stream grpc.BidiStreamingServer[controlv1.AppendEntr
 		return err
 	}
 	r := got.(*raft.AppendEntriesResponse)
+	// Heartbeats do not say how far the leader has committed.
+	if r.Success && m.GetPreviousEntry() > 0 {
+		s.heard.take(m.GetLeaderCommitIndex(), s.applied(), time.Now())
+	}
 	return stream.Send(&controlv1.AppendEntriesResponse{
 		Target: s.t.self.target("", r.RPCHeader), Term: r.Term, LastLog: r.LastLog, Success: r.Success, NoRetryBackoff: r.NoRetryBackoff,
 	})

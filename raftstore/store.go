@@ -183,6 +183,7 @@ func (s *Store) start(cfg *Config, logger *slog.Logger) error {
 	if s.raft, err = raft.NewRaft(conf, s.fsm, s.watched, s.log, snapshots, s.trans); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
+	s.server.applied = s.raft.AppliedIndex
 	servers := s.raft.GetConfiguration()
 	if err := servers.Error(); err != nil {
 		return errors.Join(fmt.Errorf("read the cluster's configuration: %w", err), s.raft.Shutdown().Error())

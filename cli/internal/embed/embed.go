@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/conveyor-etl/conveyor/client"
@@ -24,8 +25,8 @@ import (
 const (
 	// startTimeout bounds the start of one part; reading a large state takes a while.
 	startTimeout = time.Minute
-	// heartbeat is short because people look at the counts that it brings.
-	heartbeat = 250 * time.Millisecond
+	// Heartbeat is how often sidecars report: short, because people look at the counts that it brings.
+	Heartbeat = 250 * time.Millisecond
 	// stopTimeout bounds the end of a part that has no records to drain.
 	stopTimeout = 10 * time.Second
 )
@@ -36,6 +37,8 @@ type Config struct {
 	DataDir string
 	// Listener serves the API; nil picks a free port of loopback. The System closes it.
 	Listener net.Listener
+	// Routers are the addresses of routers that run elsewhere; the System runs none then, and Listener must be nil.
+	Routers []string
 	// DrainTimeout bounds how long records in flight may take to settle when the sidecar stops; 0 leaves it to the sidecar.
 	DrainTimeout time.Duration
 	// Stdin and Stdout are those of the connectors of these names; nil means the process's own.
@@ -51,7 +54,7 @@ type System struct {
 	lock   *lock.Lock
 	client *client.Client
 
-	router     *router.Router
+	router     *router.Router // nil when the routers run elsewhere
 	sidecar    *sidecar.Sidecar
 	connectors net.Listener
 	running    []*part
@@ -61,7 +64,7 @@ type System struct {
 // Addresses are where the parts of a System listen, each host:port.
 type Addresses struct {
 	API            string `json:"api"`
-	RouterMetrics  string `json:"routerMetrics"`
+	RouterMetrics  string `json:"routerMetrics,omitempty"`
 	Sidecar        string `json:"sidecar,omitempty"`
 	SidecarMetrics string `json:"sidecarMetrics,omitempty"`
 	Connectors     string `json:"connectors,omitempty"`
@@ -88,6 +91,10 @@ func (s *System) open(ctx context.Context) error {
 	if s.lock, err = lock.Acquire(s.cfg.DataDir); err != nil {
 		return err
 	}
+	if len(s.cfg.Routers) > 0 {
+		s.client, err = client.Dial(ctx, s.cfg.Routers, client.WithUserAgent("conveyor/"+version.Get().Version))
+		return err
+	}
 	api := s.cfg.Listener
 	if api == nil {
 		if api, err = loopback(ctx); err != nil {
@@ -102,7 +109,7 @@ func (s *System) open(ctx context.Context) error {
 	cfg := router.DefaultConfig()
 	cfg.DataDir = filepath.Join(s.cfg.DataDir, "router")
 	cfg.Listener, cfg.OpsListener = api, ops
-	cfg.Heartbeat = heartbeat
+	cfg.Heartbeat = Heartbeat
 	r, err := router.New(cfg, s.cfg.Logger.With("part", "router"))
 	if err != nil {
 		return errors.Join(fmt.Errorf("set up the router: %w", err), ops.Close())
@@ -134,9 +141,14 @@ func (s *System) StartData(ctx context.Context) error {
 	}
 
 	port := lis.Addr().(*net.TCPAddr).Port
-	api := s.router.Addr().(*net.TCPAddr)
 	cfg := sidecar.DefaultConfig()
-	cfg.Routers = env.HostPorts{{Host: api.IP.String(), Port: api.Port}}
+	for _, address := range s.routers() {
+		hp, err := env.ParseHostPort(address)
+		if err != nil {
+			return fmt.Errorf("set up the sidecar: router %s: %w", address, err)
+		}
+		cfg.Routers = append(cfg.Routers, hp)
+	}
 	cfg.GRPCPort, cfg.OpsPort = 0, 0
 	cfg.DiscoveryPorts = env.Ports{{First: port, Last: port}}
 	cfg.DataDir = filepath.Join(s.cfg.DataDir, "sidecar")
@@ -153,10 +165,22 @@ func (s *System) StartData(ctx context.Context) error {
 	return s.start(ctx, "sidecar", drain+stopTimeout, sc.Run, sc.Ready())
 }
 
+// routers are the addresses of the API.
+func (s *System) routers() []string {
+	if s.router == nil {
+		return s.cfg.Routers
+	}
+	return []string{s.router.Addr().String()}
+}
+
 // StopData drains and stops the sidecar, and then the connectors. The router goes on.
 func (s *System) StopData() error {
 	var errs []error
-	for len(s.running) > 1 {
+	data := 1
+	if s.router == nil {
+		data = 0
+	}
+	for len(s.running) > data {
 		errs = append(errs, s.stopLast())
 	}
 	return errors.Join(errs...)
@@ -185,7 +209,10 @@ func (s *System) Failed() <-chan error { return s.failed }
 
 // Addresses are where the parts that were started listen.
 func (s *System) Addresses() Addresses {
-	a := Addresses{API: s.router.Addr().String(), RouterMetrics: s.router.OpsAddr().String()}
+	a := Addresses{API: strings.Join(s.routers(), ",")}
+	if s.router != nil {
+		a.RouterMetrics = s.router.OpsAddr().String()
+	}
 	if s.sidecar != nil {
 		a.Sidecar, a.SidecarMetrics = s.sidecar.Addr().String(), s.sidecar.OpsAddr().String()
 	}

@@ -41,11 +41,11 @@ type Stale struct {
 type RouterStatus struct {
 	Address string `json:"address"`
 	// Role is Leader, Voter or Learner.
-	Role         string `json:"role"`
-	AppliedIndex uint64 `json:"appliedIndex,omitempty"`
-	// Lag is how many commands it is behind the one that answered.
-	Lag     uint64 `json:"lag"`
-	Version string `json:"version,omitempty"`
+	Role string `json:"role"`
+	// AppliedIndex and Lag, how many commands it is behind the one that answered, are left out when it was not asked or did not answer.
+	AppliedIndex *uint64 `json:"appliedIndex,omitempty"`
+	Lag          *uint64 `json:"lag,omitempty"`
+	Version      string  `json:"version,omitempty"`
 	// Problem says why it does not answer.
 	Problem string `json:"problem,omitempty"`
 }
@@ -66,7 +66,7 @@ func Cluster(c *controlv1.GetClusterResponse) *Object {
 	answering, silent := 0, 0
 	for _, s := range c.GetServers() {
 		r := &RouterStatus{
-			Address: s.GetAddress(), Role: "Learner", AppliedIndex: s.GetAppliedIndex(), Version: s.GetVersion(), Problem: s.GetProblem(),
+			Address: s.GetAddress(), Role: "Learner", Version: s.GetVersion(), Problem: s.GetProblem(),
 		}
 		if s.GetVoter() {
 			r.Role = "Voter"
@@ -80,8 +80,9 @@ func Cluster(c *controlv1.GetClusterResponse) *Object {
 		} else if s.GetVoter() {
 			answering++
 		}
-		if s.GetAppliedIndex() > 0 && s.GetAppliedIndex() < c.GetAppliedIndex() {
-			r.Lag = c.GetAppliedIndex() - s.GetAppliedIndex()
+		if s.GetProblem() == "" && st.Staleness == nil {
+			applied, lag := s.GetAppliedIndex(), c.GetAppliedIndex()-min(s.GetAppliedIndex(), c.GetAppliedIndex())
+			r.AppliedIndex, r.Lag = &applied, &lag
 		}
 		st.Routers = append(st.Routers, &Object{APIVersion: dsl.APIVersion, Kind: KindRouter, Metadata: Metadata{Name: s.GetId()}, Status: r})
 	}

@@ -1,0 +1,7 @@
+//go:build !unix
+
+package devcluster
+
+import "os/exec"
+
+func setGroup(*exec.Cmd) {}
