@@ -25,7 +25,7 @@ reaches each other, any of them may be lost.`,
 		Args: groupArgs,
 		RunE: showHelp,
 	}
-	cmd.AddCommand(a.clusterStatusCommand(), a.clusterMembersCommand(), a.clusterAddCommand(), a.clusterRemoveCommand(), a.clusterTransferCommand())
+	cmd.AddCommand(a.clusterInitCommand(), a.clusterStatusCommand(), a.clusterMembersCommand(), a.clusterAddCommand(), a.clusterRemoveCommand(), a.clusterTransferCommand())
 	return cmd
 }
 

@@ -55,6 +55,7 @@ func ours(t *testing.T) []leaf {
 var usable = map[string]string{
 	"apply":                   "-f MANIFEST",
 	"cluster add":             "127.0.0.1:1",
+	"cluster init":            "certs --nodes localhost",
 	"cluster members":         "",
 	"cluster remove":          "1",
 	"cluster status":          "",

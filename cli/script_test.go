@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -16,6 +17,9 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/conveyor-etl/conveyor/cli"
+	"github.com/conveyor-etl/conveyor/internal/env"
+	"github.com/conveyor-etl/conveyor/internal/lifecycle"
+	"github.com/conveyor-etl/conveyor/router"
 )
 
 var update = flag.Bool("update", false, "write what the commands print now into the scripts")
@@ -27,7 +31,26 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"conveyor": func() { os.Exit(cli.Main(os.Exit)) },
 		"appendto": appendTo,
+		"router":   runRouter,
 	})
+}
+
+// runRouter runs a router by itself, as conveyor-router does.
+func runRouter() {
+	cfg := router.DefaultConfig()
+	_, err := env.Load(&cfg, env.Input{Program: "router", Args: os.Args[1:], Getenv: func(string) string { return "" }})
+	if err == nil {
+		ctx, stop := lifecycle.Signals(context.Background(), os.Exit)
+		defer stop()
+		var r *router.Router
+		if r, err = router.New(cfg, nil); err == nil {
+			err = r.Run(ctx)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 // appendTo FILE LINE appends a line to a file.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/conveyor-etl/conveyor/cli/internal/output"
 	"github.com/conveyor-etl/conveyor/client"
 	"github.com/conveyor-etl/conveyor/dsl"
+	"github.com/conveyor-etl/conveyor/internal/certs"
 	"github.com/conveyor-etl/conveyor/internal/version"
 )
 
@@ -26,10 +28,14 @@ const (
 type serverFlags struct {
 	server string
 	stale  bool
+	tls    certs.Files
 }
 
 func (f *serverFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.server, "server", "", "routers to use, `HOST:PORT[,...]` (default $"+serverEnv+" or "+defaultServer+")")
+	cmd.Flags().StringVar(&f.tls.Cert, "tls-cert-file", "", "certificate to show, in `FILE` (default $TLS_CERT_FILE)")
+	cmd.Flags().StringVar(&f.tls.Key, "tls-key-file", "", "its key, in `FILE` (default $TLS_KEY_FILE)")
+	cmd.Flags().StringVar(&f.tls.CA, "tls-ca-file", "", "who vouches for the routers, in `FILE` (default $TLS_CA_FILE)")
 }
 
 // addReading adds the flags of a command that only reads.
@@ -55,6 +61,16 @@ func (a *app) dial(ctx context.Context, f serverFlags) (*client.Client, error) {
 	opts := []client.Option{client.WithRetryFor(retryFor), client.WithUserAgent("conveyor/" + version.Get().Version)}
 	if f.stale {
 		opts = append(opts, client.WithStaleReads(a.warnStale()))
+	}
+	files := certs.Files{
+		Cert: cmp.Or(f.tls.Cert, a.env.Getenv("TLS_CERT_FILE")), Key: cmp.Or(f.tls.Key, a.env.Getenv("TLS_KEY_FILE")), CA: cmp.Or(f.tls.CA, a.env.Getenv("TLS_CA_FILE")),
+	}
+	if files.Enabled() {
+		store, err := certs.Load(files, nil)
+		if err != nil {
+			return nil, &fault{exit: exitInvalid, code: "CERTIFICATES", err: err, fix: "`conveyor cluster init` makes certificates; those of people are in its directory admin"}
+		}
+		opts = append(opts, client.WithTLS(store.ClientTLS(certs.RoleRouter)))
 	}
 	c, err := client.Dial(ctx, targets, opts...)
 	if err != nil {

@@ -119,8 +119,8 @@ func (c *Client) check(ctx context.Context, target string) error {
 }
 
 func insecureError(target string) error {
-	return fmt.Errorf("%w: %s is not a loopback address, and nothing is sent there in the clear; connect with certificates "+
-		"(they will be made by `conveyor cluster init`, which is not available in this version), or run on the router's machine", ErrInsecure, target)
+	return fmt.Errorf("%w: %s is not a loopback address, and nothing is sent there in the clear; connect with certificates, which "+
+		"`conveyor cluster init` makes, or run on the router's machine", ErrInsecure, target)
 }
 
 func (c *Client) connect(target string) (*server, error) {

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +11,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/conveyor-etl/conveyor/internal/certs"
 	"github.com/conveyor-etl/conveyor/internal/version"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	"github.com/conveyor-etl/conveyor/router/internal/letters"
@@ -140,8 +142,12 @@ func (r *Router) letterCluster() *letters.Cluster {
 	if len(r.cfg.Peers) < 2 {
 		return nil
 	}
+	var peerTLS *tls.Config
+	if r.certs != nil {
+		peerTLS = r.certs.PeerTLS(certs.RoleRouter)
+	}
 	return &letters.Cluster{
-		Name: r.store.ClusterID, ServerName: r.store.ServerID(), Listen: net.JoinHostPort(r.cfg.listenHost(), strconv.Itoa(int(r.cfg.DLQPort))),
+		TLS: peerTLS, Name: r.store.ClusterID, ServerName: r.store.ServerID(), Listen: net.JoinHostPort(r.cfg.listenHost(), strconv.Itoa(int(r.cfg.DLQPort))),
 		Routes: r.letterRoutes, Leading: func() (context.Context, bool) { return r.controller.Leading() }, Mark: letterMark{r},
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/conveyor-etl/conveyor/internal/auth"
 	"github.com/conveyor-etl/conveyor/raftstore"
 	"github.com/conveyor-etl/conveyor/router/internal/api"
 	"github.com/conveyor-etl/conveyor/router/internal/forward"
@@ -23,7 +24,7 @@ const (
 
 func (r *Router) forwarding() forward.Config {
 	return forward.Config{
-		Cluster: cluster{r}, Own: api.Own, Dial: r.dial, Patience: patience, Logger: r.logger,
+		Cluster: cluster{r}, Own: api.Own, Dial: r.dial, Outgoing: auth.Forward, Patience: patience, Logger: r.logger,
 		NoLeader:  func() error { return api.NoQuorum(r.whyNoLeader()) },
 		NotLeader: api.NotLeader,
 		Lost:      api.LeaderLost,

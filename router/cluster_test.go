@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,7 +14,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/conveyor-etl/conveyor/internal/certs"
 	"github.com/conveyor-etl/conveyor/internal/env"
+	"github.com/conveyor-etl/conveyor/internal/rpc"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	"github.com/conveyor-etl/conveyor/raftstore"
 	"github.com/conveyor-etl/conveyor/router"
@@ -28,6 +30,8 @@ type cluster struct {
 	t     *testing.T
 	peers env.Peers
 	nodes map[string]*member
+	// authority of the certificates; nil for a cluster without.
+	authority *authority
 }
 
 // member is a router that can be stopped and started again at its address.
@@ -42,7 +46,11 @@ type member struct {
 // startCluster runs n routers until the test ends, and returns when all of them answer.
 func startCluster(t *testing.T, n int) *cluster {
 	t.Helper()
-	c := &cluster{t: t, nodes: map[string]*member{}}
+	return runCluster(&cluster{t: t, nodes: map[string]*member{}}, n)
+}
+
+func runCluster(c *cluster, n int) *cluster {
+	c.t.Helper()
 	var members []*member
 	for i := range n {
 		members = append(members, c.join(strconv.Itoa(i+1)))
@@ -72,7 +80,12 @@ func (c *cluster) join(id string) *member {
 	m.cfg.DLQPort = env.Port(letters.Addr().(*net.TCPAddr).Port)
 	letters.Close()
 	c.peers = append(c.peers, env.Peer{ID: id, Address: env.HostPort{Host: addr.IP.String(), Port: addr.Port}})
-	m.node = connect(c.t, addr.String())
+	dial := rpc.DialConfig{}
+	if c.authority != nil {
+		m.cfg.TLS = c.authority.issue(certs.RoleRouter, id)
+		dial.TLS = c.authority.credentials(certs.RoleAdmin, "alice")
+	}
+	m.node = connectWith(c.t, addr.String(), dial)
 	c.t.Cleanup(func() { m.stop(); m.conn.Close() })
 	c.nodes[id] = m
 	return m

@@ -88,7 +88,12 @@ func start(t *testing.T, cfg router.Config) *node {
 
 func connect(t *testing.T, addr string) *node {
 	t.Helper()
-	conn, err := rpc.Dial(addr, rpc.DialConfig{})
+	return connectWith(t, addr, rpc.DialConfig{})
+}
+
+func connectWith(t *testing.T, addr string, cfg rpc.DialConfig) *node {
+	t.Helper()
+	conn, err := rpc.Dial(addr, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

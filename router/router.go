@@ -222,7 +222,7 @@ func (r *Router) dialOptions(address string) ([]grpc.DialOption, error) {
 func (r *Router) dialConfig() rpc.DialConfig {
 	cfg := rpc.DialConfig{MaxMessageBytes: maxForwarded}
 	if r.certs != nil {
-		cfg.TLS = r.certs.ClientCredentials()
+		cfg.TLS = r.certs.ClientCredentials(certs.RoleRouter)
 	}
 	return cfg
 }
@@ -283,8 +283,8 @@ func (r *Router) makeServer(context.Context) error {
 	r.forwarder = forward.New(r.forwarding())
 	cfg := rpc.ServerConfig{
 		Logger: r.logger,
-		Unary:  []grpc.UnaryServerInterceptor{r.countUnary, r.forwarder.Unary},
-		Stream: []grpc.StreamServerInterceptor{r.countStream, r.forwarder.Stream},
+		Unary:  []grpc.UnaryServerInterceptor{r.countUnary, api.Rules.Unary, api.IdentityUnary, r.forwarder.Unary},
+		Stream: []grpc.StreamServerInterceptor{r.countStream, api.Rules.Stream, api.IdentityStream, r.forwarder.Stream},
 	}
 	if r.certs != nil {
 		cfg.TLS = r.certs.ServerCredentials()
@@ -294,7 +294,7 @@ func (r *Router) makeServer(context.Context) error {
 		Controller: r.controller, Machine: r.machine, Store: r.store, Letters: r.letters, Broker: r.broker, Dial: r.dial, RaftService: r.store.RaftService(),
 		SessionTTL: r.cfg.SessionTTL, HeartbeatEvery: r.cfg.Heartbeat, Logger: r.logger, OnStop: r.onStop,
 	})
-	return nil
+	return api.Rules.Check(r.server)
 }
 
 // serve answers at once, because routers must meet before one of them leads; calls wait for that.
@@ -334,6 +334,16 @@ func (r *Router) awaitReady(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// ReloadCertificates takes renewed certificates over now, and not only within seconds, as Run does by itself. It returns an error when they cannot be used; those in use
+// stay then.
+func (r *Router) ReloadCertificates() error {
+	if r.certs == nil {
+		return nil
+	}
+	_, err := r.certs.Reload()
+	return err
 }
 
 func (r *Router) watchCerts(ctx context.Context) error {

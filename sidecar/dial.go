@@ -2,7 +2,6 @@ package sidecar
 
 import (
 	"crypto/rand"
-	"crypto/tls"
 	"encoding/hex"
 	"math"
 	"net"
@@ -12,11 +11,15 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/conveyor-etl/conveyor/internal/auth"
 	"github.com/conveyor-etl/conveyor/internal/certs"
 	"github.com/conveyor-etl/conveyor/internal/rpc"
 	"github.com/conveyor-etl/conveyor/internal/version"
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	"github.com/conveyor-etl/conveyor/protos/local"
 	"github.com/conveyor-etl/conveyor/protos/wire"
 )
@@ -24,12 +27,21 @@ import (
 // featureLevel of this build; the cluster works at the lowest of all parts.
 const featureLevel = 1
 
+// rules say who may call which method of a sidecar.
+var rules = auth.Table{
+	controlv1.SidecarDataPlane_Link_FullMethodName: {certs.RoleSidecar},
+	healthpb.Health_Check_FullMethodName:           {certs.RoleSidecar, certs.RoleRouter, certs.RoleAdmin, certs.RoleOperator},
+	healthpb.Health_List_FullMethodName:            {certs.RoleSidecar, certs.RoleRouter, certs.RoleAdmin, certs.RoleOperator},
+	healthpb.Health_Watch_FullMethodName:           {certs.RoleSidecar, certs.RoleRouter, certs.RoleAdmin, certs.RoleOperator},
+}
+
 // newServer returns the server of the data plane, which keeps records encoded.
 func (s *Sidecar) newServer() *rpc.Server {
 	cfg := rpc.ServerConfig{BufferPool: wire.Shared(), Logger: s.log}
 	if s.certs != nil {
 		cfg.TLS = s.certs.ServerCredentials()
 	}
+	cfg.Unary, cfg.Stream = []grpc.UnaryServerInterceptor{rules.Unary}, []grpc.StreamServerInterceptor{rules.Stream}
 	return rpc.NewServer(cfg, grpc.ForceServerCodecV2(wire.Codec{}))
 }
 
@@ -37,7 +49,8 @@ func (s *Sidecar) newServer() *rpc.Server {
 func (s *Sidecar) dialPeer(target string) (*grpc.ClientConn, error) {
 	cfg := rpc.DialConfig{BufferPool: wire.Shared()}
 	if s.certs != nil {
-		cfg.TLS = s.certs.ClientCredentials()
+		// Sidecars come and go under addresses that nobody could know when their certificates were made.
+		cfg.TLS = credentials.NewTLS(s.certs.AnyHostTLS(certs.RoleSidecar))
 	}
 	return rpc.Dial(target, cfg, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(wire.Codec{})))
 }
@@ -58,16 +71,6 @@ func (s *Sidecar) dialService(target string) (*grpc.ClientConn, error) {
 	return rpc.Dial(target, rpc.DialConfig{BufferPool: wire.Shared(), Plaintext: rpc.PrivateOnly},
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(wire.Codec{})),
 		grpc.WithKeepaliveParams(ping))
-}
-
-// clientTLS is for the router client, which takes a tls.Config: the certificate that it shows follows renewals.
-func clientTLS(store *certs.Store) *tls.Config {
-	cfg := store.ClientConfig("")
-	cfg.Certificates = nil
-	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		return &store.ClientConfig("").Certificates[0], nil
-	}
-	return cfg
 }
 
 // host is what a sidecar tells of the machine that it runs on.

@@ -146,7 +146,7 @@ func (s *Sidecar) openState(context.Context) (err error) {
 func (s *Sidecar) dialRouters(ctx context.Context) (err error) {
 	opts := []client.Option{client.WithLogger(s.log), client.WithUserAgent("conveyor-sidecar")}
 	if s.certs != nil {
-		opts = append(opts, client.WithTLS(clientTLS(s.certs)))
+		opts = append(opts, client.WithTLS(s.certs.ClientTLS(certs.RoleRouter)))
 	}
 	s.client, err = client.Dial(ctx, s.cfg.Routers.Strings(), opts...)
 	return err
@@ -180,7 +180,7 @@ func (s *Sidecar) startEngine(context.Context) error {
 func (s *Sidecar) prepareServer(context.Context) error {
 	s.server = s.newServer()
 	s.engine.RegisterLink(s.server)
-	return nil
+	return rules.Check(s.server)
 }
 
 func (s *Sidecar) serve(ctx context.Context) error { return s.server.Serve(ctx, s.lis, linkGrace) }

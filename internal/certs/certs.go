@@ -198,5 +198,7 @@ func (s *Store) ServerCredentials() credentials.TransportCredentials {
 }
 
 // ClientCredentials returns gRPC credentials for clients that follow renewals; each new connection
-// uses the files of its time.
-func (s *Store) ClientCredentials() credentials.TransportCredentials { return &clientCreds{store: s} }
+// uses the files of its time. See [Store.ClientTLS].
+func (s *Store) ClientCredentials(roles ...Role) credentials.TransportCredentials {
+	return credentials.NewTLS(s.ClientTLS(roles...))
+}

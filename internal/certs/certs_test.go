@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -285,5 +286,79 @@ func TestLoad_NamesTheFault(t *testing.T) {
 	if _, err := certs.Load(certs.Files{Cert: "/nowhere/a", Key: "/nowhere/b", CA: good.CA}, nil); err == nil ||
 		!strings.Contains(err.Error(), "/nowhere/a") || !strings.Contains(err.Error(), "/nowhere/b") || !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("two missing files: %v", err)
+	}
+}
+
+func TestAuthority_FilesAreForTheirOwnerOnlyAndAreNotOverwritten(t *testing.T) {
+	dir := t.TempDir()
+	a, err := certs.NewAuthority("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "ca.key")
+	if err := a.Save(cert, key); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Save(cert, key); !errors.Is(err, os.ErrExist) {
+		t.Errorf("saved over an authority: %v", err)
+	}
+	again, err := certs.LoadAuthority(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := again.Issue(certs.Identity{Role: certs.RoleRouter, Name: "1"}, []string{"localhost", "::1"}, time.Hour, filepath.Join(dir, "router-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{cert, key, files.Cert, files.Key, files.CA} {
+		if info, err := os.Stat(f); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", f, info, err)
+		}
+	}
+	if _, err := certs.Load(files, nil); err != nil {
+		t.Error(err)
+	}
+	if _, err := again.Issue(certs.Identity{Role: certs.RoleRouter, Name: "1"}, nil, 20*365*24*time.Hour, dir); err == nil {
+		t.Error("a certificate outlives its authority")
+	}
+	if _, err := again.Issue(certs.Identity{Role: "king", Name: "1"}, nil, time.Hour, dir); err == nil {
+		t.Error("a certificate of an unknown role")
+	}
+	other, err := certs.NewAuthority("other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Save(filepath.Join(dir, "other.crt"), filepath.Join(dir, "other.key")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := certs.LoadAuthority(cert, filepath.Join(dir, "other.key")); err == nil || !strings.Contains(err.Error(), "is not the key of") {
+		t.Errorf("a key of another authority: %v", err)
+	}
+}
+
+func TestIdentity_IsReadOnlyWhereItIsPlain(t *testing.T) {
+	for uris, ok := range map[string]bool{
+		"conveyor://router/1":                      true,
+		"conveyor://router/1 spiffe://x/y":         true,
+		"conveyor://router/1 conveyor://admin/bob": false,
+		"spiffe://x/y":                             false,
+		"conveyor://king/1":                        false,
+		"conveyor://router/":                       false,
+		"conveyor://router/1/2":                    false,
+		"conveyor://router/a?b=c":                  false,
+		"conveyor://user@router/1":                 false,
+	} {
+		c := &x509.Certificate{}
+		for u := range strings.FieldsSeq(uris) {
+			parsed, err := url.Parse(u)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.URIs = append(c.URIs, parsed)
+		}
+		id, err := certs.IdentityOf(c)
+		if (err == nil) != ok {
+			t.Errorf("%s: %v, %v", uris, id, err)
+		}
 	}
 }

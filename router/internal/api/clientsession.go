@@ -6,6 +6,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/conveyor-etl/conveyor/internal/auth"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	"github.com/conveyor-etl/conveyor/router/internal/state"
 	"github.com/conveyor-etl/conveyor/router/internal/state/statepb"
@@ -14,7 +15,7 @@ import (
 // OpenClientSession implements controlv1.AdminServiceServer.
 func (a *admin) OpenClientSession(ctx context.Context, _ *controlv1.OpenClientSessionRequest) (*controlv1.OpenClientSessionResponse, error) {
 	r, err := a.Controller.Propose(ctx, &statepb.Command{Kind: &statepb.Command_OpenClientSession{
-		OpenClientSession: &statepb.OpenClientSession{Identity: callerName(ctx)},
+		OpenClientSession: &statepb.OpenClientSession{Identity: auth.Name(ctx)},
 	}})
 	if err != nil {
 		return nil, toWire(err)
@@ -27,7 +28,7 @@ func (a *admin) EndClientSession(ctx context.Context, req *controlv1.EndClientSe
 	if err := a.Store.Read(ctx); err != nil {
 		return nil, toWire(err)
 	}
-	if identity, ok := a.Machine.ClientSessionOf(req.GetClientSession()); !ok || identity != callerName(ctx) {
+	if identity, ok := a.Machine.ClientSessionOf(req.GetClientSession()); !ok || identity != auth.Name(ctx) {
 		return &controlv1.EndClientSessionResponse{}, nil
 	}
 	_, err := a.Controller.Propose(ctx, &statepb.Command{Kind: &statepb.Command_EndClientSession{
@@ -50,7 +51,7 @@ func (a *admin) made(ctx context.Context, c *controlv1.Command) (*state.Made, er
 	if err := a.Store.Read(ctx); err != nil {
 		return nil, toWire(err)
 	}
-	if identity, ok := a.Machine.ClientSessionOf(c.GetClientSession()); ok && identity != callerName(ctx) {
+	if identity, ok := a.Machine.ClientSessionOf(c.GetClientSession()); ok && identity != auth.Name(ctx) {
 		return nil, fail(codes.PermissionDenied, reasonDenied, "client session %d belongs to another caller", c.GetClientSession())
 	}
 	made, err := a.Machine.Made(c.GetClientSession(), c.GetSequence())
@@ -68,6 +69,3 @@ func client(c *controlv1.Command, reply proto.Message) *statepb.Client {
 	}
 	return out
 }
-
-// callerName says who calls.
-func callerName(context.Context) string { return "local" }

@@ -1,0 +1,172 @@
+package router_test
+
+import (
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
+
+	"github.com/conveyor-etl/conveyor/internal/certs"
+	"github.com/conveyor-etl/conveyor/internal/rpc"
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+)
+
+// authority makes certificates for a test.
+type authority struct {
+	t   *testing.T
+	dir string
+	ca  *certs.Authority
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	ca, err := certs.NewAuthority(t.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &authority{t: t, dir: t.TempDir(), ca: ca}
+}
+
+// issue makes a certificate anew.
+func (a *authority) issue(role certs.Role, name string) certs.Files {
+	a.t.Helper()
+	files, err := a.ca.Issue(certs.Identity{Role: role, Name: name}, []string{"127.0.0.1"}, time.Hour, filepath.Join(a.dir, string(role)+"-"+name))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return files
+}
+
+func (a *authority) credentials(role certs.Role, name string) credentials.TransportCredentials {
+	a.t.Helper()
+	store, err := certs.Load(a.issue(role, name), nil)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return store.ClientCredentials(certs.RoleRouter)
+}
+
+// as is a node that is asked by somebody else.
+func (a *authority) as(m *member, role certs.Role, name string) *node {
+	a.t.Helper()
+	n := connectWith(a.t, m.conn.Target(), rpc.DialConfig{TLS: a.credentials(role, name)})
+	a.t.Cleanup(func() { n.conn.Close() })
+	return n
+}
+
+func TestTLS_RoutersAreAClusterAndEachRoleMayDoItsOwn(t *testing.T) {
+	a := newAuthority(t)
+	c := runCluster(&cluster{t: t, nodes: map[string]*member{}, authority: a}, 3)
+	// Everything through a router that does not lead, which passes on who calls.
+	f := c.follower()
+	f.apply(simple...)
+	sidecar := a.as(f, certs.RoleSidecar, "a").register("a", both...)
+	sidecar.awaitStages("in keep out")
+	await(t, func() string { // the letters' servers have met, over the same certificates
+		_, err := sidecar.coord.StoreDeadLetters(t.Context(), &controlv1.StoreDeadLettersRequest{
+			Session: sidecar.session, Letters: []*controlv1.Letter{letter("r1", "keep", "X")},
+		})
+		if err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+
+	denied := func(what string, err error, code codes.Code) {
+		t.Helper()
+		if status.Code(err) != code || reason(err) != "DENIED" {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	_, err := a.as(f, certs.RoleSidecar, "a").tryApply(source("x", "file"))
+	denied("a sidecar that applies", err, codes.PermissionDenied)
+	if !strings.Contains(err.Error(), "sidecar/a may not call") {
+		t.Errorf("it says %v", err)
+	}
+	_, err = a.as(f, certs.RoleAdmin, "bob").coord.Heartbeat(t.Context(), &controlv1.HeartbeatRequest{Session: sidecar.session})
+	denied("somebody else's heartbeat", err, codes.PermissionDenied)
+	_, err = a.as(f, certs.RoleSidecar, "b").coord.Heartbeat(t.Context(), &controlv1.HeartbeatRequest{Session: sidecar.session})
+	denied("another sidecar's heartbeat", err, codes.PermissionDenied)
+	_, err = controlv1.NewRaftServiceClient(f.conn).RequestVote(t.Context(), &controlv1.RequestVoteRequest{})
+	denied("a vote for an admin", err, codes.PermissionDenied)
+	_, err = controlv1.NewRaftServiceClient(a.as(f, certs.RoleRouter, "9").conn).RequestVote(t.Context(), &controlv1.RequestVoteRequest{
+		Target: &controlv1.RaftTarget{SenderId: []byte("1-abcd")},
+	})
+	denied("a router that speaks for another", err, codes.PermissionDenied)
+	opened, err := f.admin.OpenClientSession(t.Context(), &controlv1.OpenClientSessionRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = a.as(c.leader(), certs.RoleAdmin, "mallory").admin.DeleteResource(t.Context(), &controlv1.DeleteResourceRequest{
+		Ref: &controlv1.ResourceRef{Kind: "Source", Name: "in"}, Command: &controlv1.Command{ClientSession: opened.GetClientSession(), Sequence: 1},
+	})
+	denied("a change under the session of another", err, codes.PermissionDenied)
+}
+
+func TestTLS_AStrangerIsTurnedAwayBeforeAnyCall(t *testing.T) {
+	a, other := newAuthority(t), newAuthority(t)
+	c := runCluster(&cluster{t: t, nodes: map[string]*member{}, authority: a}, 3)
+	m := c.follower()
+	for name, cfg := range map[string]rpc.DialConfig{
+		"a certificate of another authority": {TLS: other.credentials(certs.RoleAdmin, "alice")},
+		"no certificate at all":              {},
+	} {
+		n := connectWith(t, m.conn.Target(), cfg)
+		_, err := n.admin.ListResources(t.Context(), &controlv1.ListResourcesRequest{})
+		if status.Code(err) != codes.Unavailable {
+			t.Errorf("%s: %v", name, err)
+		}
+		n.conn.Close()
+	}
+	// A server with a certificate of another role is not taken for a router.
+	store, err := certs.Load(a.issue(certs.RoleAdmin, "alice"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lc net.ListenConfig
+	lis, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sidecar, err := certs.Load(a.issue(certs.RoleSidecar, "a"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := rpc.NewServer(rpc.ServerConfig{TLS: sidecar.ServerCredentials()})
+	served := make(chan error, 1)
+	go func() { served <- srv.Server.Serve(lis) }()
+	defer func() { srv.Stop(); <-served }()
+	n := connectWith(t, lis.Addr().String(), rpc.DialConfig{TLS: store.ClientCredentials(certs.RoleRouter)})
+	defer n.conn.Close()
+	if _, err := n.admin.ListResources(t.Context(), &controlv1.ListResourcesRequest{}); !strings.Contains(err.Error(), "the other side is sidecar/a, and a router was expected") {
+		t.Errorf("a sidecar in the place of a router: %v", err)
+	}
+}
+
+func TestTLS_RenewedCertificatesNeedNoRestart(t *testing.T) {
+	a := newAuthority(t)
+	c := runCluster(&cluster{t: t, nodes: map[string]*member{}, authority: a}, 3)
+	c.follower().apply(simple...)
+	for _, m := range c.nodes {
+		a.issue(certs.RoleRouter, m.id) // over the old ones
+	}
+	for _, m := range c.nodes {
+		if err := m.router.ReloadCertificates(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// New connections use the new ones, also those of routers among each other.
+	c.leader().stop()
+	fresh := a.as(c.follower(), certs.RoleAdmin, "bob")
+	await(t, func() string {
+		if _, err := fresh.tryApply(source("after", "file")); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+}
