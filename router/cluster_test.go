@@ -369,7 +369,8 @@ func TestCluster_AStreamEndsWithTheLeadershipOfItsRouter(t *testing.T) {
 
 func TestCluster_MembersComeAndGo(t *testing.T) {
 	c := startCluster(t, 3)
-	c.follower().apply(simple...)
+	f := c.follower()
+	f.apply(simple...)
 	four := c.join("4")
 	four.cfg.Peers = c.peers
 	four.start()
@@ -381,7 +382,6 @@ func TestCluster_MembersComeAndGo(t *testing.T) {
 		}
 		return ""
 	})
-	f := c.follower()
 	added, err := f.admin.AddRouter(t.Context(), &controlv1.AddRouterRequest{Address: four.conn.Target()})
 	if err != nil {
 		t.Fatal(err)
@@ -401,8 +401,7 @@ func TestCluster_MembersComeAndGo(t *testing.T) {
 		t.Errorf("the new router: %v %v", list, err)
 	}
 	// A leader that is removed hands over first; who asks is told to ask again.
-	l := c.leader()
-	leaderID := l.info().GetLeaderId()
+	leaderID := c.leader().info().GetLeaderId()
 	await(t, func() string {
 		if _, err := four.admin.RemoveRouter(t.Context(), &controlv1.RemoveRouterRequest{Id: leaderID}); err != nil && reason(err) != "NOT_FOUND" {
 			return err.Error()

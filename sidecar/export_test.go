@@ -1,6 +1,8 @@
 package sidecar
 
 import (
+	"github.com/conveyor-etl/conveyor/internal/auth"
+
 	"github.com/conveyor-etl/conveyor/sidecar/internal/engine"
 )
 
@@ -11,3 +13,6 @@ type DataPlane = dataPlane
 func (s *Sidecar) UseEngine(build func(engine.Control) DataPlane) {
 	s.newEngine = func(cfg engine.Config) dataPlane { return build(cfg.Control) }
 }
+
+// CheckRules compares the rules with the methods of a server.
+func CheckRules(srv auth.Server) error { return rules.Check(srv) }
