@@ -3,6 +3,7 @@ module github.com/conveyor-etl/conveyor/integration
 go 1.26.0
 
 require (
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/conveyor-etl/conveyor/client v0.1.0
 	github.com/conveyor-etl/conveyor/dsl v0.1.0
 	github.com/conveyor-etl/conveyor/protos v0.1.0

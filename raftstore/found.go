@@ -17,7 +17,7 @@ func (c *Config) check() error {
 		return nil
 	}
 	if c.Timeouts == (Timeouts{}) {
-		c.Timeouts = Timeouts{Heartbeat: time.Second, Election: time.Second, Lease: time.Second / 2}
+		c.Timeouts = DefaultTimeouts
 	}
 	names, addresses, listed := map[string]bool{}, map[string]bool{}, false
 	for _, p := range c.Peers {

@@ -41,7 +41,7 @@ type Config struct {
 	Peers []Peer
 	// DialOptions says how to dial a peer, with its credentials; nil dials this machine only, without any. It may be called concurrently.
 	DialOptions func(address string) ([]grpc.DialOption, error)
-	// Timeouts are those of a cluster with peers; zero values mean 1 s, 1 s and 500 ms.
+	// Timeouts are those of a cluster with peers; the zero value means DefaultTimeouts.
 	Timeouts Timeouts
 	// SnapshotThreshold is after how many commands a snapshot is taken; 0 means 8192.
 	SnapshotThreshold uint64
@@ -68,6 +68,9 @@ type Timeouts struct {
 	// Lease is how long a leader goes on without hearing of a majority.
 	Lease time.Duration
 }
+
+// DefaultTimeouts let a lost leader be replaced within 3 seconds: a follower waits for one to two times Heartbeat, and an election that is split is repeated once.
+var DefaultTimeouts = Timeouts{Heartbeat: 750 * time.Millisecond, Election: 750 * time.Millisecond, Lease: 400 * time.Millisecond}
 
 // Result is what became of a command.
 type Result struct {

@@ -26,8 +26,7 @@ func (r *Router) forwarding() forward.Config {
 	return forward.Config{
 		Cluster: cluster{r}, Own: api.Own, Dial: r.dial, Outgoing: auth.Forward, Patience: patience, Logger: r.logger,
 		NoLeader:  func() error { return api.NoQuorum(r.whyNoLeader()) },
-		NotLeader: api.NotLeader,
-		Lost:      api.LeaderLost,
+		NotLeader: api.NotLeader, NotReached: api.LeaderNotReached, Lost: api.LeaderLost,
 	}
 }
 

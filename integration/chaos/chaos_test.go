@@ -54,25 +54,33 @@ const (
 	oracleRate = 1500
 )
 
-func start(t *testing.T) *system {
+// start runs the pipeline with so many routers.
+func start(t *testing.T, routers int) *system {
 	t.Helper()
 	dir := t.TempDir()
 	s := &system{
 		t: t, sourceLedger: filepath.Join(dir, "source.ledger"), sink: filepath.Join(dir, "sink.ledger"), stop: filepath.Join(dir, "stop"),
 	}
-	router := proc.NewRouter(t)
-	s.add("router", router)
-	router.AwaitReady()
+	cluster := proc.Cluster{proc.NewRouter(t)}
+	if routers > 1 {
+		cluster = proc.NewCluster(t, routers)
+	}
+	for i, r := range cluster {
+		s.add(fmt.Sprintf("router %d", i+1), r)
+	}
+	for _, r := range cluster {
+		r.AwaitReady()
+	}
 	services := map[string]*proc.Service{}
 	for i, name := range []string{"oracle-source", "oracle-echo", "oracle-sink"} {
 		service := proc.NewService(t, name)
 		services[name] = service
 		s.add(name, service)
-		sidecar := proc.NewSidecar(t, fmt.Sprintf("s%d", i), router, []int{service.Port})
+		sidecar := proc.NewSidecar(t, fmt.Sprintf("s%d", i), cluster, []int{service.Port})
 		s.add(fmt.Sprintf("sidecar of %s", name), sidecar)
 		sidecar.AwaitReady()
 	}
-	s.cli = proc.NewCLI(t, router)
+	s.cli = proc.NewCLI(t, cluster)
 	manifest := func(kind, name, spec string) string {
 		return fmt.Sprintf("apiVersion: conveyor.etl/v1\nkind: %s\nmetadata: {name: %s}\nspec: %s\n", kind, name, spec)
 	}
@@ -159,13 +167,18 @@ func judge(t *testing.T, r chaos.Report) {
 	}
 }
 
-func TestChaos_NothingIsLostOrDisordered(t *testing.T) {
+func TestChaos_NothingIsLostOrDisordered(t *testing.T) { everythingFails(t, 1) }
+
+func TestChaos_NothingIsLostOrDisorderedWithThreeRouters(t *testing.T) { everythingFails(t, 3) }
+
+// everythingFails kills and pauses whatever there is, and accounts for every record.
+func everythingFails(t *testing.T, routers int) {
 	if *seed == 0 {
 		*seed = rand.Uint64()
 	}
 	t.Logf("go test ./chaos -run %s -minutes=%v -seed=%d", t.Name(), *minutes, *seed)
 	random := rand.New(rand.NewPCG(*seed, 0))
-	s := start(t)
+	s := start(t, routers)
 	faults := 0
 	for until := time.Now().Add(time.Duration(*minutes * float64(time.Minute))); time.Now().Before(until); faults++ {
 		s.pass(300*time.Millisecond + time.Duration(random.IntN(1500))*time.Millisecond)
@@ -175,7 +188,7 @@ func TestChaos_NothingIsLostOrDisordered(t *testing.T) {
 }
 
 func TestChaos_WithoutFaultsNothingArrivesTwice(t *testing.T) {
-	s := start(t)
+	s := start(t, 1)
 	s.pass(2 * time.Second)
 	judge(t, s.finish(chaos.Expect{MinRecords: oracleRate}))
 }

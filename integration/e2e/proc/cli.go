@@ -21,8 +21,8 @@ type CLI struct {
 	Dir string
 }
 
-// NewCLI returns the command line for a router.
-func NewCLI(t testing.TB, r *Router) *CLI { return &CLI{t: t, server: r.Addr()} }
+// NewCLI returns the command line for one or several routers.
+func NewCLI(t testing.TB, r Routers) *CLI { return &CLI{t: t, server: r.Addr()} }
 
 // NewLocalCLI returns a command line without a server.
 func NewLocalCLI(t testing.TB) *CLI { return &CLI{t: t, server: "127.0.0.1:1"} }

@@ -47,6 +47,47 @@ func (r *Router) Addr() string { return Loopback(r.port) }
 // Ops is the address of its side port.
 func (r *Router) Ops() string { return Loopback(r.ops) }
 
+// Routers are whom sidecars and commands are told to ask; *Router and Cluster are some.
+type Routers interface {
+	// Addr is host:port, or several with commas between.
+	Addr() string
+}
+
+// Cluster is several routers.
+type Cluster []*Router
+
+// NewCluster prepares n routers that found a cluster together, and does not start them.
+func NewCluster(t testing.TB, n int, env ...string) Cluster {
+	t.Helper()
+	var c Cluster
+	for range n {
+		c = append(c, NewRouter(t, env...))
+	}
+	for i, r := range c {
+		r.extraEnv = append(r.extraEnv, "RAFT_NODE_ID="+strconv.Itoa(i+1), "RAFT_PEERS="+c.Addr(), "DLQ_PORT="+strconv.Itoa(Port(t)))
+	}
+	return c
+}
+
+// Addr is that of all routers.
+func (c Cluster) Addr() string {
+	var all []string
+	for _, r := range c {
+		all = append(all, r.Addr())
+	}
+	return strings.Join(all, ",")
+}
+
+// Start starts all of them, and returns when they are ready.
+func (c Cluster) Start() {
+	for _, r := range c {
+		r.Start()
+	}
+	for _, r := range c {
+		r.AwaitReady()
+	}
+}
+
 // Sidecar is a conveyor-sidecar that keeps its place while its processes come and go.
 type Sidecar struct {
 	*Process
@@ -61,7 +102,7 @@ type Sidecar struct {
 }
 
 // NewSidecar prepares a sidecar that looks for services on some ports, and does not start it.
-func NewSidecar(t testing.TB, id string, r *Router, services []int, env ...string) *Sidecar {
+func NewSidecar(t testing.TB, id string, r Routers, services []int, env ...string) *Sidecar {
 	t.Helper()
 	var list []string
 	for _, p := range services {

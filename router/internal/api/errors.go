@@ -69,6 +69,11 @@ func NoQuorum(why string) error {
 // NotLeader is what a router that does not lead tells one that passed a call on to it.
 func NotLeader() error { return toWire(raftstore.ErrNotLeader) }
 
+// LeaderNotReached is what callers are told when a call could not be passed on to the leader; nothing was done.
+func LeaderNotReached(leader, address string) error {
+	return fail(codes.Unavailable, reasonNotLeader, "router %s at %s leads the cluster, and this router does not reach it: ask another one, or again", leader, address)
+}
+
 // LeaderLost is what callers are told when the leader did not answer a call that was passed on to it.
 func LeaderLost(leader string, cause error) error {
 	return fail(codes.Unavailable, reasonNoQuorum, "router %s, which leads the cluster, did not answer: %v; a change may or may not have been made", leader, cause)

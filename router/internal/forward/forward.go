@@ -47,6 +47,8 @@ type Config struct {
 	NoLeader func() error
 	// NotLeader makes the error of a call that another router sent here although this one does not lead.
 	NotLeader func() error
+	// NotReached makes the error of a call that could not be sent to the leader.
+	NotReached func(leader, address string) error
 	// Lost makes the error of a call whose outcome is unknown because the leader did not answer.
 	Lost   func(leader string, cause error) error
 	Logger *slog.Logger
@@ -79,23 +81,18 @@ func (f *Forwarder) Unary(ctx context.Context, req any, info *grpc.UnaryServerIn
 	}
 	deadline := time.Now().Add(f.cfg.Patience)
 	for {
-		here, id, address, err := f.choose(ctx, deadline)
+		here, to, err := f.choose(ctx, deadline)
 		if err != nil {
 			return nil, err
 		}
 		if here {
 			return handler(ctx, req)
 		}
-		resp, err := f.invoke(ctx, info.FullMethod, address, req)
-		switch {
-		case err == nil:
-			return resp, nil
-		case isNotLeader(err) && time.Now().Before(deadline) && pause(ctx):
-			// It was not carried out, and somebody else will lead.
-			continue
-		default:
-			return nil, f.failed(ctx, id, address, err)
+		resp, err := f.invoke(ctx, info.FullMethod, to.address, req)
+		if err != nil && notDone(err) && time.Now().Before(deadline) && pause(ctx) {
+			continue // somebody else will lead
 		}
+		return resp, f.failed(ctx, to, err)
 	}
 }
 
@@ -104,33 +101,46 @@ func (f *Forwarder) Stream(srv any, stream grpc.ServerStream, info *grpc.StreamS
 	if f.cfg.Own(info.FullMethod) {
 		return handler(srv, stream)
 	}
-	here, id, address, err := f.choose(stream.Context(), time.Now().Add(f.cfg.Patience))
-	if err != nil {
-		return err
+	deadline := time.Now().Add(f.cfg.Patience)
+	for {
+		here, to, err := f.choose(stream.Context(), deadline)
+		if err != nil {
+			return err
+		}
+		if here {
+			return handler(srv, stream)
+		}
+		err = f.proxy(stream, info, to.address)
+		if errors.Is(err, errNotReached) && time.Now().Before(deadline) && pause(stream.Context()) {
+			continue
+		}
+		return f.failed(stream.Context(), to, err)
 	}
-	if here {
-		return handler(srv, stream)
-	}
-	return f.failed(stream.Context(), id, address, f.proxy(stream, info, address))
 }
 
+// target is the router that leads.
+type target struct{ id, address string }
+
+// notDone reports whether a call was certainly not carried out: the leader was not reached, or leads no more.
+func notDone(err error) bool { return errors.Is(err, errNotReached) || isNotLeader(err) }
+
 // choose waits until somebody leads: this router, or another at an address.
-func (f *Forwarder) choose(ctx context.Context, deadline time.Time) (here bool, id, address string, err error) {
+func (f *Forwarder) choose(ctx context.Context, deadline time.Time) (here bool, to target, err error) {
 	for {
 		if f.cfg.Cluster.Leads() {
-			return true, "", "", nil
+			return true, target{}, nil
 		}
 		if isForwarded(ctx) {
-			return false, "", "", f.cfg.NotLeader()
+			return false, target{}, f.cfg.NotLeader()
 		}
-		if id, address = f.cfg.Cluster.Leader(); address != "" {
-			return false, id, address, nil
+		if id, address := f.cfg.Cluster.Leader(); address != "" {
+			return false, target{id, address}, nil
 		}
 		if time.Now().After(deadline) {
-			return false, "", "", f.cfg.NoLeader()
+			return false, target{}, f.cfg.NoLeader()
 		}
 		if !pause(ctx) {
-			return false, "", "", status.FromContextError(ctx.Err()).Err()
+			return false, target{}, status.FromContextError(ctx.Err()).Err()
 		}
 	}
 }
@@ -165,7 +175,7 @@ func (f *Forwarder) invoke(ctx context.Context, method, address string, req any)
 	if err != nil {
 		return nil, err
 	}
-	link, err := f.links.take(address)
+	link, err := f.reach(ctx, address)
 	if err != nil {
 		return nil, err
 	}
@@ -178,20 +188,39 @@ func (f *Forwarder) invoke(ctx context.Context, method, address string, req any)
 	return resp, nil
 }
 
+// reach returns a link over which a call can be made now. An error that is errNotReached says that nothing was sent.
+func (f *Forwarder) reach(ctx context.Context, address string) (*link, error) {
+	link, err := f.links.take(address)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.cfg.Patience)
+	defer cancel()
+	if err := link.ready(ctx); err != nil {
+		link.give()
+		// What comes next dials anew, and does not wait for the end of a pause that this connection makes.
+		f.links.retire(address)
+		return nil, err
+	}
+	return link, nil
+}
+
 // failed is what a caller is told of a call that the leader did not answer well.
-func (f *Forwarder) failed(ctx context.Context, leader, address string, err error) error {
+func (f *Forwarder) failed(ctx context.Context, to target, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return status.FromContextError(ctx.Err()).Err()
+	case errors.Is(err, errNotReached):
+		return f.cfg.NotReached(to.id, to.address)
 	case hasReason(err) || (status.Code(err) != codes.Unavailable && status.Code(err) != codes.Canceled):
 		return err
 	}
 	// What comes next dials anew, and does not wait for the end of a pause that this connection makes.
-	f.links.retire(address)
-	f.cfg.Logger.Debug("leader did not answer a forwarded call", "leader", leader, "err", err)
-	return f.cfg.Lost(leader, errors.New(status.Convert(err).Message()))
+	f.links.retire(to.address)
+	f.cfg.Logger.Debug("leader did not answer a forwarded call", "leader", to.id, "err", err)
+	return f.cfg.Lost(to.id, errors.New(status.Convert(err).Message()))
 }
 
 // hasReason reports whether a router made the error, and not the connection to it.

@@ -1,11 +1,13 @@
 package forward
 
 import (
+	"context"
 	"errors"
 	"sync"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 )
 
@@ -85,6 +87,28 @@ func (l *links) retireAll() {
 		}
 	}
 	l.open = nil
+}
+
+// errNotReached says that there is no connection to the leader.
+var errNotReached = errors.New("the leader is not reached")
+
+// ready waits until the connection stands.
+func (k *link) ready(ctx context.Context) error {
+	for {
+		state := k.conn.GetState()
+		switch state {
+		case connectivity.Ready:
+			return nil
+		case connectivity.TransientFailure, connectivity.Shutdown:
+			return errNotReached
+		case connectivity.Idle:
+			k.conn.Connect()
+		case connectivity.Connecting:
+		}
+		if !k.conn.WaitForStateChange(ctx, state) {
+			return errNotReached
+		}
+	}
 }
 
 func (k *link) give() {

@@ -47,7 +47,7 @@ func (f *Forwarder) proxy(caller grpc.ServerStream, info *grpc.StreamServerInfo,
 	if _, _, err := messages(info.FullMethod); err != nil {
 		return err
 	}
-	link, err := f.links.take(address)
+	link, err := f.reach(caller.Context(), address)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,106 @@
+package chaos
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// History is what clients asked of a cluster that keeps one value a key, and what they were answered. Its methods may be called concurrently.
+type History struct {
+	began time.Time
+
+	mu  sync.Mutex
+	ops []porcupine.Operation
+}
+
+// NewHistory returns an empty one.
+func NewHistory() *History { return &History{began: time.Now()} }
+
+type input struct {
+	key   string
+	write bool
+	value string
+}
+
+func (h *History) now() int64 { return int64(time.Since(h.began)) }
+
+// Write records a write that do makes. When its outcome is unknown, it may take effect at any later time, or never.
+func (h *History) Write(client int, key, value string, do func() error) error {
+	call := h.now()
+	err := do()
+	op := porcupine.Operation{ClientId: client, Input: input{key, true, value}, Call: call, Output: value, Return: h.now()}
+	if err != nil {
+		op.Return = int64(1 << 62)
+	}
+	h.add(op)
+	return err
+}
+
+// Read records a read that do makes; one that fails says nothing, and is left out. A key that was never written reads as "".
+func (h *History) Read(client int, key string, do func() (string, error)) error {
+	call := h.now()
+	value, err := do()
+	if err == nil {
+		h.add(porcupine.Operation{ClientId: client, Input: input{key, false, ""}, Call: call, Output: value, Return: h.now()})
+	}
+	return err
+}
+
+func (h *History) add(op porcupine.Operation) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ops = append(h.ops, op)
+}
+
+// Len is how many operations were recorded.
+func (h *History) Len() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.ops)
+}
+
+// Linearizable returns "" when some order of the operations explains all answers, in which each takes effect between its call and its return; otherwise it says so. A
+// history that cannot be judged in the time is a fault as well.
+func (h *History) Linearizable(within time.Duration) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch result := porcupine.CheckOperationsTimeout(registers, h.ops, within); result {
+	case porcupine.Ok:
+		return ""
+	case porcupine.Illegal:
+		return fmt.Sprintf("no order of the %d operations explains what was answered", len(h.ops))
+	default:
+		return fmt.Sprintf("%d operations could not be judged within %v", len(h.ops), within)
+	}
+}
+
+// registers keep one value a key.
+var registers = porcupine.Model{
+	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
+		byKey := map[string][]porcupine.Operation{}
+		var keys []string
+		for _, op := range history {
+			key := op.Input.(input).key
+			if byKey[key] == nil {
+				keys = append(keys, key)
+			}
+			byKey[key] = append(byKey[key], op)
+		}
+		out := make([][]porcupine.Operation, len(keys))
+		for i, key := range keys {
+			out[i] = byKey[key]
+		}
+		return out
+	},
+	Init: func() any { return "" },
+	Step: func(state, in, out any) (bool, any) {
+		if in := in.(input); in.write {
+			return true, in.value
+		}
+		return out == state, state
+	},
+	Equal: func(a, b any) bool { return a == b },
+}
