@@ -27,6 +27,9 @@ func NewRouter(t testing.TB, env ...string) *Router {
 	return &Router{t: t, dir: filepath.Join(t.TempDir(), "router"), port: Port(t), ops: Port(t), extraEnv: env}
 }
 
+// KeepIn makes the router keep its data in another directory than one of the test's. It is called before Start.
+func (r *Router) KeepIn(dir string) { r.dir = dir }
+
 // Start starts a process at the place of the router. The one before has ended.
 func (r *Router) Start() {
 	r.t.Helper()

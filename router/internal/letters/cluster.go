@@ -160,7 +160,7 @@ func (s *Store) openShared(ctx context.Context, server *embed.Server) (store *dl
 	if err != nil {
 		return nil, nil, err
 	}
-	store, err = dlq.Open(ctx, js, dlq.Config{Mark: s.cluster.Mark, Replicas: copies, Logger: s.log})
+	store, err = dlq.Open(ctx, js, dlq.Config{Mark: s.cluster.Mark, Replicas: copies, MaxBytes: room(server), Logger: s.log})
 	if err != nil {
 		js.Conn().Close()
 		return nil, nil, err
@@ -190,7 +190,7 @@ func (s *Store) takeOver(ctx context.Context, to *dlq.Store) error {
 	if err != nil {
 		return fmt.Errorf("take over the letters of %s: %w", lone, err)
 	}
-	from, err := dlq.Open(ctx, js, dlq.Config{Dir: s.dir, Logger: s.log})
+	from, err := dlq.Open(ctx, js, dlq.Config{Dir: s.dir, MaxBytes: room(server), Logger: s.log})
 	if err != nil {
 		return fmt.Errorf("take over the letters of %s: %w", lone, err)
 	}
