@@ -78,7 +78,11 @@ bench: bin/conveyor-router bin/conveyor-sidecar ## measure beside the floor, in 
 chaos: MINUTES ?= 10
 chaos: SEED ?= 0
 chaos: ## kill and pause every part at random for MINUTES, and account for every record
-	go test -count=1 -v -timeout 0 -run TestChaos ./integration/chaos -minutes=$(MINUTES) -seed=$(SEED)
+	go test -count=1 -v -timeout 0 -run 'TestChaos|TestCluster|TestPowerLoss' ./integration/chaos -minutes=$(MINUTES) -seed=$(SEED) -leaderkills=100 -powercuts=200
+
+.PHONY: mutants
+mutants: ## break the code on purpose, one promise at a time, and show which test notices
+	go run ./integration/mutants $(MUTANTS)
 
 .PHONY: vuln
 vuln: $(TOOLS)/.tools ## look for known vulnerabilities (needs the network)

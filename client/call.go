@@ -16,6 +16,8 @@ const (
 	maxPause   = 2 * time.Second
 	// clockSkew is how much earlier a router may see a deadline pass.
 	clockSkew = 250 * time.Millisecond
+	// tryFor bounds one try where there are other routers: longer than routers wait for a leader, and short enough that a sidecar's session outlives a try.
+	tryFor = 4 * time.Second
 )
 
 // repeat says what may be done when it is not known whether a router carried a call out.
@@ -42,12 +44,13 @@ func call[T any](ctx context.Context, c *Client, rule repeat, do func(context.Co
 	first := time.Now()
 	for try := 0; ; try++ {
 		s := c.servers[c.current.Load()%int64(len(c.servers))]
-		got, err := do(ctx, s.conn)
+		got, err := attempt(ctx, c, rule, s, do)
 		if err == nil {
 			return got, nil
 		}
 		e := fromWire(err)
 		switch {
+		case errors.Is(err, errSilent) && ctx.Err() == nil: // ask the next
 		case c.over(ctx, e):
 			return zero, c.ended(ctx, e)
 		case !nobodyAnswered(e):
@@ -72,6 +75,23 @@ func call[T any](ctx context.Context, c *Client, rule repeat, do func(context.Co
 }
 
 var errTimeout = errors.New("no answer in time")
+
+// errSilent is why a try was given up: the router takes calls and does not answer, as one that is paused.
+var errSilent = &Error{Code: codes.Unavailable, Message: "the router does not answer"}
+
+// attempt asks one router. Where others can be asked, it does not wait for the whole time of the call.
+func attempt[T any](ctx context.Context, c *Client, rule repeat, s *server, do func(context.Context, grpc.ClientConnInterface) (T, error)) (T, error) {
+	if rule == whenUnsent || len(c.servers) == 1 {
+		return do(ctx, s.conn)
+	}
+	try, cancel := context.WithTimeout(ctx, tryFor)
+	defer cancel()
+	got, err := do(try, s.conn)
+	if err != nil && try.Err() != nil && ctx.Err() == nil {
+		return got, errSilent
+	}
+	return got, err
+}
 
 // bind ends ctx also when the client is closed.
 func (c *Client) bind(ctx context.Context) (context.Context, func()) {

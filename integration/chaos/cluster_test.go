@@ -300,3 +300,62 @@ func TestCluster_AWriteIsAcceptedSoonAfterTheLeaderIsKilled(t *testing.T) {
 		t.Errorf("the last value is %q, %v", got, err)
 	}
 }
+
+// TestCluster_APausedLeaderAnswersNothingOld asks a leader that is paused, while another one takes over: what it answers when it goes on must not be what was true before.
+func TestCluster_APausedLeaderAnswersNothingOld(t *testing.T) {
+	const rounds, readers = 5, 64
+	r := startRouters(t)
+	for n := range rounds {
+		old, want := fmt.Sprint("old-", n), fmt.Sprint("new-", n)
+		if _, err := write(t.Context(), r.client, "k", old); err != nil {
+			t.Fatal(err)
+		}
+		paused := r.leader()
+		at, others := r.apart(paused)
+		// The connection stands before the pause.
+		if got, err := read(t.Context(), at, "k"); err != nil || got != old {
+			t.Fatalf("%q, %v", got, err)
+		}
+		paused.Pause()
+		proc.Until(t, func() string {
+			if _, err := write(t.Context(), others, "k", want); err != nil {
+				return err.Error()
+			}
+			return ""
+		})
+		var wg sync.WaitGroup
+		for range readers {
+			wg.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				defer cancel()
+				if got, err := read(ctx, at, "k"); err == nil && got != want {
+					t.Errorf("round %d: the leader that was paused answers %q, and %q was acknowledged before it was asked", n, got, want)
+				}
+			})
+		}
+		pass(t, 200*time.Millisecond) // until the questions lie at its door
+		paused.Resume()
+		wg.Wait()
+		paused.AwaitReady()
+	}
+}
+
+// apart returns a client of one router, and one of the others.
+func (r *routers) apart(one *proc.Router) (of, others *client.Client) {
+	r.t.Helper()
+	var rest []string
+	for _, router := range r.cluster {
+		if router != one {
+			rest = append(rest, router.Addr())
+		}
+	}
+	dial := func(targets ...string) *client.Client {
+		c, err := client.Dial(r.t.Context(), targets, client.WithTimeout(20*time.Second))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		r.t.Cleanup(func() { c.Close() })
+		return c
+	}
+	return dial(one.Addr()), dial(rest...)
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -22,6 +23,8 @@ const (
 	LeaderKey = "conveyor-leader"
 	// lookEvery is how often a call that waits for a leader looks for one.
 	lookEvery = 20 * time.Millisecond
+	// followEvery is how soon calls under way to a router end after another one leads.
+	followEvery = 100 * time.Millisecond
 )
 
 // Cluster is what a forwarder knows of the cluster.
@@ -58,15 +61,41 @@ type Config struct {
 type Forwarder struct {
 	cfg   Config
 	links *links
+	done  chan struct{} // closed by Close
+	wg    sync.WaitGroup
 }
 
 // New returns a forwarder. Close it after the server that uses it.
 func New(cfg Config) *Forwarder {
-	return &Forwarder{cfg: cfg, links: newLinks(cfg.Dial)}
+	f := &Forwarder{cfg: cfg, links: newLinks(cfg.Dial), done: make(chan struct{})}
+	f.wg.Go(f.follow)
+	return f
 }
 
-// Close ends the connections to other routers.
-func (f *Forwarder) Close() error { return f.links.close() }
+// Close ends the connections to other routers. It is called once.
+func (f *Forwarder) Close() error {
+	close(f.done)
+	f.wg.Wait()
+	return f.links.close()
+}
+
+// follow notices that another router leads also while no new calls come.
+func (f *Forwarder) follow() {
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-f.done:
+			return
+		case <-tick.C:
+		}
+		if f.cfg.Cluster.Leads() {
+			f.links.follow("")
+		} else if _, address := f.cfg.Cluster.Leader(); address != "" {
+			f.links.follow(address)
+		}
+	}
+}
 
 // staler is a request that can ask for an answer of the router that it reaches, however old.
 type staler interface{ GetStale() bool }
@@ -180,7 +209,9 @@ func (f *Forwarder) invoke(ctx context.Context, method, address string, req any)
 		return nil, err
 	}
 	defer link.give()
-	if err := link.conn.Invoke(f.outgoing(ctx), method, req, resp); err != nil {
+	out, cancel := link.bind(f.outgoing(ctx))
+	defer cancel()
+	if err := link.conn.Invoke(out, method, req, resp); err != nil {
 		return nil, err
 	}
 	// A caller without use for it does not mind, and neither does one that is gone.

@@ -27,16 +27,22 @@ type links struct {
 	address string
 	open    []*link // to address
 	retired map[*link]bool
+	// leads ends when another router leads than the one at address.
+	leads context.Context //nolint:containedctx // of a leadership, not of a call
+	end   context.CancelFunc
 }
 
 type link struct {
 	of    *links
 	conn  *grpc.ClientConn
-	calls int // guarded by of.mu
+	leads context.Context //nolint:containedctx // see links
+	calls int             // guarded by of.mu
 }
 
 func newLinks(dial func(address string) (*grpc.ClientConn, error)) *links {
-	return &links{dial: dial, retired: map[*link]bool{}}
+	l := &links{dial: dial, retired: map[*link]bool{}}
+	l.leads, l.end = context.WithCancel(context.Background())
+	return l
 }
 
 // take returns a link to the address with room for a call; it is given back after the call.
@@ -46,10 +52,7 @@ func (l *links) take(address string) (*link, error) {
 	if l.closed {
 		return nil, status.Error(codes.Unavailable, "this router is stopping")
 	}
-	if l.address != address {
-		l.retireAll()
-		l.address = address
-	}
+	l.turn(address)
 	for _, one := range l.open {
 		if one.calls < callsPerLink {
 			one.calls++
@@ -63,9 +66,29 @@ func (l *links) take(address string) (*link, error) {
 	if err != nil {
 		return nil, status.Errorf(codes.Unavailable, "reach the leader at %s: %v", address, err)
 	}
-	one := &link{of: l, conn: conn, calls: 1}
+	one := &link{of: l, conn: conn, leads: l.leads, calls: 1}
 	l.open = append(l.open, one)
 	return one, nil
+}
+
+// turn ends the calls under way to the router that led before, when another one leads: that one may be paused, and would never answer them. The caller holds mu.
+func (l *links) turn(address string) {
+	if l.address == address {
+		return
+	}
+	l.end()
+	l.retireAll()
+	l.address = address
+	l.leads, l.end = context.WithCancel(context.Background())
+}
+
+// follow tells who leads, also while there are no new calls.
+func (l *links) follow(address string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed && l.address != "" {
+		l.turn(address)
+	}
 }
 
 // retire uses the connections to an address no more.
@@ -111,6 +134,13 @@ func (k *link) ready(ctx context.Context) error {
 	}
 }
 
+// bind makes a call end also when another router leads.
+func (k *link) bind(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(k.leads, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
 func (k *link) give() {
 	k.of.mu.Lock()
 	defer k.of.mu.Unlock()
@@ -124,6 +154,7 @@ func (l *links) close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
+	l.end()
 	var errs []error
 	for _, one := range l.open {
 		errs = append(errs, one.conn.Close())

@@ -53,7 +53,9 @@ func (f *Forwarder) proxy(caller grpc.ServerStream, info *grpc.StreamServerInfo,
 	}
 	defer link.give()
 	desc := &grpc.StreamDesc{ServerStreams: info.IsServerStream, ClientStreams: info.IsClientStream}
-	leader, err := link.conn.NewStream(f.outgoing(caller.Context()), desc, info.FullMethod)
+	out, cancel := link.bind(f.outgoing(caller.Context()))
+	defer cancel()
+	leader, err := link.conn.NewStream(out, desc, info.FullMethod)
 	if err != nil {
 		return err
 	}
