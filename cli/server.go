@@ -70,7 +70,7 @@ func (a *app) dial(ctx context.Context, f serverFlags) (*client.Client, error) {
 		if err != nil {
 			return nil, &fault{exit: exitInvalid, code: "CERTIFICATES", err: err, fix: "`conveyor cluster init` makes certificates; those of people are in its directory admin"}
 		}
-		opts = append(opts, client.WithTLS(store.ClientTLS(certs.RoleRouter)))
+		opts = append(opts, client.WithCredentials(store.ClientCredentials(certs.RoleRouter)))
 	}
 	c, err := client.Dial(ctx, targets, opts...)
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 )
@@ -45,7 +44,7 @@ type server struct {
 }
 
 // Dial prepares a Client of the routers at these addresses, each host:port. It connects when a call is made, so it succeeds while no
-// router runs. Without WithTLS an address that is not loopback is refused with an error that matches ErrInsecure; ctx bounds the look-up of
+// router runs. Without WithTLS or WithCredentials an address that is not loopback is refused with an error that matches ErrInsecure; ctx bounds the look-up of
 // names for that.
 func Dial(ctx context.Context, targets []string, opts ...Option) (*Client, error) {
 	if len(targets) == 0 {
@@ -102,7 +101,7 @@ func (c *Client) check(ctx context.Context, target string) error {
 	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
 		return fmt.Errorf("%w: %q is not an address: the port must be a number from 1 to 65535", ErrInvalid, target)
 	}
-	if c.opts.tls != nil || host == "localhost" {
+	if c.opts.creds != nil || host == "localhost" {
 		return nil
 	}
 	ips := []net.IP{net.ParseIP(host)}
@@ -125,9 +124,9 @@ func insecureError(target string) error {
 
 func (c *Client) connect(target string) (*server, error) {
 	s := &server{target: target}
-	creds := insecure.NewCredentials()
-	if c.opts.tls != nil {
-		creds = credentials.NewTLS(c.opts.tls)
+	creds := c.opts.creds
+	if creds == nil {
+		creds = insecure.NewCredentials()
 	}
 	host, _, _ := net.SplitHostPort(target)
 	conn, err := grpc.NewClient("passthrough:///"+target,
@@ -164,7 +163,7 @@ func (c *Client) dial(ctx context.Context, addr string) (net.Conn, error) {
 		return nil, err
 	}
 	// The name may mean another address than when it was checked.
-	if a, ok := conn.RemoteAddr().(*net.TCPAddr); c.opts.tls == nil && (!ok || !a.IP.IsLoopback()) {
+	if a, ok := conn.RemoteAddr().(*net.TCPAddr); c.opts.creds == nil && (!ok || !a.IP.IsLoopback()) {
 		return nil, errors.Join(insecureError(addr), conn.Close())
 	}
 	return conn, nil

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"time"
 
+	"google.golang.org/grpc/credentials"
+
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 )
 
@@ -20,7 +22,7 @@ const (
 type Option func(*options)
 
 type options struct {
-	tls      *tls.Config
+	creds    credentials.TransportCredentials // nil for plaintext
 	timeout  time.Duration
 	retryFor time.Duration
 	logger   *slog.Logger
@@ -30,7 +32,13 @@ type options struct {
 
 // WithTLS makes every connection use TLS with this configuration, which must hold the caller's certificate where routers ask for one.
 // Without it a Client connects to loopback addresses only. The configuration is not changed and must not be changed afterwards.
-func WithTLS(config *tls.Config) Option { return func(o *options) { o.tls = config } }
+func WithTLS(config *tls.Config) Option { return WithCredentials(credentials.NewTLS(config)) }
+
+// WithCredentials is WithTLS for credentials that may change while the Client is used, such as certificates that are renewed: every new connection asks them anew. They
+// must encrypt.
+func WithCredentials(creds credentials.TransportCredentials) Option {
+	return func(o *options) { o.creds = creds }
+}
 
 // WithTimeout bounds a call whose context has no deadline of its own; streams are not bounded. The default is DefaultTimeout.
 func WithTimeout(d time.Duration) Option { return func(o *options) { o.timeout = d } }

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 
@@ -46,11 +45,10 @@ func (s *Sidecar) newServer() *rpc.Server {
 }
 
 // dialPeer connects to another sidecar: with certificates, or on loopback.
-func (s *Sidecar) dialPeer(target string) (*grpc.ClientConn, error) {
+func (s *Sidecar) dialPeer(target, sidecarID string) (*grpc.ClientConn, error) {
 	cfg := rpc.DialConfig{BufferPool: wire.Shared()}
 	if s.certs != nil {
-		// Sidecars come and go under addresses that nobody could know when their certificates were made.
-		cfg.TLS = credentials.NewTLS(s.certs.AnyHostTLS(certs.RoleSidecar))
+		cfg.TLS = s.certs.IdentityCredentials(certs.RoleSidecar, sidecarID)
 	}
 	return rpc.Dial(target, cfg, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(wire.Codec{})))
 }

@@ -146,7 +146,7 @@ func (s *Sidecar) openState(context.Context) (err error) {
 func (s *Sidecar) dialRouters(ctx context.Context) (err error) {
 	opts := []client.Option{client.WithLogger(s.log), client.WithUserAgent("conveyor-sidecar")}
 	if s.certs != nil {
-		opts = append(opts, client.WithTLS(s.certs.ClientTLS(certs.RoleRouter)))
+		opts = append(opts, client.WithCredentials(s.certs.ClientCredentials(certs.RoleRouter)))
 	}
 	s.client, err = client.Dial(ctx, s.cfg.Routers.Strings(), opts...)
 	return err

@@ -197,8 +197,5 @@ func (s *Store) ServerCredentials() credentials.TransportCredentials {
 	return credentials.NewTLS(s.ServerConfig())
 }
 
-// ClientCredentials returns gRPC credentials for clients that follow renewals; each new connection
-// uses the files of its time. See [Store.ClientTLS].
-func (s *Store) ClientCredentials(roles ...Role) credentials.TransportCredentials {
-	return credentials.NewTLS(s.ClientTLS(roles...))
-}
+// Identity returns whom the certificate in use speaks for.
+func (s *Store) Identity() (Identity, error) { return IdentityOf(s.leaf()) }

@@ -33,7 +33,7 @@ type Config struct {
 	SidecarID string
 	Control   Control
 	// DialPeer connects to another sidecar, DialService to a service. The engine closes the connections.
-	DialPeer    func(target string) (*grpc.ClientConn, error)
+	DialPeer    func(target, sidecarID string) (*grpc.ClientConn, error)
 	DialService func(target string) (*grpc.ClientConn, error)
 	Logger      *slog.Logger
 }

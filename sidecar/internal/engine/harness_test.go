@@ -184,7 +184,7 @@ func dial(target string) (*grpc.ClientConn, error) {
 func newNode(t testing.TB, id string, control engine.Control) *node {
 	t.Helper()
 	n := &node{t: t, id: id}
-	n.engine = engine.New(engine.Config{SidecarID: id, Control: control, DialPeer: dial, DialService: dial})
+	n.engine = engine.New(engine.Config{SidecarID: id, Control: control, DialPeer: func(target, _ string) (*grpc.ClientConn, error) { return dial(target) }, DialService: dial})
 	n.server = grpc.NewServer(grpc.ForceServerCodecV2(wire.Codec{}), experimental.BufferPool(wire.Shared()), grpc.MaxRecvMsgSize(8<<20))
 	n.engine.RegisterLink(n.server)
 	lis, err := net.Listen("tcp", "127.0.0.1:0")

@@ -151,7 +151,7 @@ func (l *linkOut) setFault(f string) {
 
 // session sends over one stream until it breaks.
 func (l *linkOut) session(ctx context.Context) error {
-	conn, err := l.s.e.cfg.DialPeer(l.peer.GetAddress())
+	conn, err := l.s.e.cfg.DialPeer(l.peer.GetAddress(), l.peer.GetSidecarId())
 	if err != nil {
 		return err
 	}
