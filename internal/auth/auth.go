@@ -32,14 +32,30 @@ var Local = certs.Identity{Name: "local"}
 // Table says by full method name which roles may call it. What is not in it nobody may.
 type Table map[string][]certs.Role
 
-type callerContextKey struct{}
+// nobody is the caller of a context that no Table has seen: it has no role, and so may nothing.
+var nobody = certs.Identity{Role: "unknown", Name: "nobody"}
 
-// Caller is who calls, as the interceptors of a Table found out; Local without them.
+// call is what a Table found out.
+type call struct {
+	caller certs.Identity
+	via    certs.Identity // the router that passed the call on
+	passed bool
+}
+
+type callContextKey struct{}
+
+// Caller is who calls, as the interceptors of a Table found out. Without them it is an identity that no certificate speaks for.
 func Caller(ctx context.Context) certs.Identity {
-	if id, ok := ctx.Value(callerContextKey{}).(certs.Identity); ok {
-		return id
+	if c, ok := ctx.Value(callContextKey{}).(call); ok {
+		return c.caller
 	}
-	return Local
+	return nobody
+}
+
+// ForwardedBy is the router that passed the call on; false means that the caller itself is connected.
+func ForwardedBy(ctx context.Context) (certs.Identity, bool) {
+	c, _ := ctx.Value(callContextKey{}).(call)
+	return c.via, c.passed
 }
 
 // Name is Caller in words: role/name, or local.
@@ -83,14 +99,14 @@ type admitted struct {
 func (a *admitted) Context() context.Context { return a.ctx }
 
 func (t Table) admit(ctx context.Context, method string) (context.Context, error) {
-	caller, err := identify(ctx)
+	c, err := identify(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := t.check(caller, method); err != nil {
+	if err := t.check(c.caller, method); err != nil {
 		return nil, err
 	}
-	return context.WithValue(ctx, callerContextKey{}, caller), nil
+	return context.WithValue(ctx, callContextKey{}, c), nil
 }
 
 func (t Table) check(caller certs.Identity, method string) error {
@@ -109,46 +125,65 @@ func (t Table) check(caller certs.Identity, method string) error {
 }
 
 // identify finds out who calls: who the certificate speaks for, or for whom a router passes the call on.
-func identify(ctx context.Context) (certs.Identity, error) {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return certs.Identity{}, refuse(codes.Unauthenticated, "the caller is not known")
-	}
-	caller := Local
-	if tls, ok := p.AuthInfo.(credentials.TLSInfo); ok {
-		if len(tls.State.PeerCertificates) == 0 {
-			return certs.Identity{}, refuse(codes.Unauthenticated, "the caller shows no certificate")
-		}
-		var err error
-		if caller, err = certs.IdentityOf(tls.State.PeerCertificates[0]); err != nil {
-			return certs.Identity{}, refuse(codes.Unauthenticated, "%v", err)
-		}
-	} else if !isLocal(p.Addr) {
-		return certs.Identity{}, refuse(codes.Unauthenticated, "the call comes from %v without a certificate", p.Addr)
+func identify(ctx context.Context) (call, error) {
+	from, err := connected(ctx)
+	if err != nil {
+		return call{}, err
 	}
 	md, _ := metadata.FromIncomingContext(ctx)
 	passed := md.Get(callerKey)
 	switch {
 	case len(passed) == 0:
-		return caller, nil
+		return call{caller: from}, nil
 	case len(passed) > 1:
-		return certs.Identity{}, refuse(codes.Unauthenticated, "the call names %d callers", len(passed))
-	case caller == Local && passed[0] == Local.Name:
-		return Local, nil
-	case caller.Role != certs.RoleRouter:
-		return certs.Identity{}, refuse(codes.PermissionDenied, "%s may not call for somebody else", name(caller))
+		return call{}, refuse(codes.Unauthenticated, "the call names %d callers", len(passed))
+	case from == Local && passed[0] == Local.Name:
+		return call{caller: Local, via: Local, passed: true}, nil
+	case from.Role != certs.RoleRouter:
+		return call{}, refuse(codes.PermissionDenied, "%s may not call for somebody else", name(from))
 	}
 	id, err := certs.ParseIdentity(passed[0])
 	if err != nil {
-		return certs.Identity{}, refuse(codes.Unauthenticated, "the call is passed on for %.100q: %v", passed[0], err)
+		return call{}, refuse(codes.Unauthenticated, "the call is passed on for %.100q: %v", passed[0], err)
 	}
-	return id, nil
+	return call{caller: id, via: from, passed: true}, nil
 }
 
-// isLocal reports whether an address is of this machine alone. Other kinds of connection than TCP do not leave it.
+// connected is who is at the other end of the connection.
+func connected(ctx context.Context) (certs.Identity, error) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return certs.Identity{}, refuse(codes.Unauthenticated, "the caller is not known")
+	}
+	if tls, ok := p.AuthInfo.(credentials.TLSInfo); ok {
+		// A server that asks for certificates without checking them has no chain to show.
+		if len(tls.State.VerifiedChains) == 0 {
+			return certs.Identity{}, refuse(codes.Unauthenticated, "the caller shows no certificate")
+		}
+		id, err := certs.IdentityOf(tls.State.VerifiedChains[0][0])
+		if err != nil {
+			return certs.Identity{}, refuse(codes.Unauthenticated, "%v", err)
+		}
+		return id, nil
+	}
+	if p.AuthInfo != nil && p.AuthInfo.AuthType() != "insecure" {
+		return certs.Identity{}, refuse(codes.Unauthenticated, "nothing is known here of connections that %s secures", p.AuthInfo.AuthType())
+	}
+	if !isLocal(p.Addr) {
+		return certs.Identity{}, refuse(codes.Unauthenticated, "the call comes from %v without a certificate", p.Addr)
+	}
+	return Local, nil
+}
+
+// isLocal reports whether an address is known to be of this machine alone.
 func isLocal(a net.Addr) bool {
-	tcp, ok := a.(*net.TCPAddr)
-	return !ok || tcp.IP.IsLoopback()
+	switch a := a.(type) {
+	case *net.UnixAddr:
+		return true
+	case *net.TCPAddr:
+		return a.IP.IsLoopback()
+	}
+	return false
 }
 
 // Server is what Check looks at; *grpc.Server is one.

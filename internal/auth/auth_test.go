@@ -2,7 +2,10 @@ package auth_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"net"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -11,8 +14,10 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/conveyor-etl/conveyor/internal/auth"
@@ -28,11 +33,14 @@ var table = auth.Table{healthpb.Health_Check_FullMethodName: {certs.RoleAdmin}, 
 // service answers with who called.
 type service struct {
 	healthpb.UnimplementedHealthServer
-	caller string
+	caller, via string
 }
 
 func (s *service) Check(ctx context.Context, _ *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
-	s.caller = auth.Name(ctx)
+	s.caller, s.via = auth.Name(ctx), ""
+	if via, ok := auth.ForwardedBy(ctx); ok {
+		s.via = via.String()
+	}
 	return &healthpb.HealthCheckResponse{}, nil
 }
 
@@ -153,6 +161,74 @@ func TestTable_OnlyARouterCallsForSomebodyElse(t *testing.T) {
 	}
 	_, err = local.client(rpc.DialConfig{}).Check(passed("admin/bob"), &healthpb.HealthCheckRequest{})
 	local.refused("a local caller that says it is an admin", err, codes.PermissionDenied, "local may not call for somebody else")
+}
+
+func TestTable_AConnectionThatProvesNothingIsRefused(t *testing.T) {
+	tcp := func(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: 1} }
+	chain := func(c *x509.Certificate) credentials.TLSInfo {
+		return credentials.TLSInfo{State: tls.ConnectionState{PeerCertificates: []*x509.Certificate{c}, VerifiedChains: [][]*x509.Certificate{{c}}}}
+	}
+	unverified := chain(&x509.Certificate{URIs: []*url.URL{{Scheme: "conveyor", Host: "admin", Path: "/alice"}}})
+	unverified.State.VerifiedChains = nil
+	w := &world{t: t}
+	for what, from := range map[string]*peer.Peer{
+		"plaintext from elsewhere":            {Addr: tcp("192.0.2.1")},
+		"plaintext from an unknown network":   {},
+		"security of another kind":            {Addr: tcp("127.0.0.1"), AuthInfo: otherSecurity{}},
+		"a certificate without an identity":   {Addr: tcp("127.0.0.1"), AuthInfo: chain(&x509.Certificate{})},
+		"a certificate that was not verified": {Addr: tcp("127.0.0.1"), AuthInfo: unverified},
+		"nothing known of the connection":     nil,
+	} {
+		ctx := t.Context()
+		if from != nil {
+			ctx = peer.NewContext(ctx, from)
+		}
+		_, err := table.Unary(ctx, nil, &grpc.UnaryServerInfo{FullMethod: healthpb.Health_Check_FullMethodName}, func(ctx context.Context, _ any) (any, error) {
+			t.Errorf("%s: let in as %s", what, auth.Name(ctx))
+			return nil, nil
+		})
+		w.refused(what, err, codes.Unauthenticated, "")
+	}
+}
+
+// otherSecurity is not TLS.
+type otherSecurity struct{}
+
+func (otherSecurity) AuthType() string { return "other" }
+
+func TestCaller_IsNobodyWhereNoTableLooked(t *testing.T) {
+	if got := auth.Caller(t.Context()); got == auth.Local || got.Validate() == nil {
+		t.Errorf("Caller = %v, who may do something", got)
+	}
+	if via, ok := auth.ForwardedBy(t.Context()); ok {
+		t.Errorf("ForwardedBy = %v", via)
+	}
+}
+
+func TestForward_TakesTheCallerToTheNextRouter(t *testing.T) {
+	leader := start(t, true)
+	hop := func(ctx context.Context, _ any) (any, error) {
+		resp, err := leader.as(certs.RoleRouter, "2").Check(auth.Forward(ctx), &healthpb.HealthCheckRequest{})
+		return resp, err
+	}
+	for _, tc := range []struct {
+		role certs.Role
+		code codes.Code
+	}{{certs.RoleAdmin, codes.OK}, {certs.RoleSidecar, codes.PermissionDenied}} {
+		leaf, err := x509.ParseCertificate(leader.store(tc.role, "x").ClientConfig("").Certificates[0].Certificate[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		from := &peer.Peer{AuthInfo: credentials.TLSInfo{State: tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{leaf}}}}}
+		everybody := auth.Table{healthpb.Health_Check_FullMethodName: {certs.RoleAdmin, certs.RoleSidecar}}
+		_, err = everybody.Unary(peer.NewContext(t.Context(), from), nil, &grpc.UnaryServerInfo{FullMethod: healthpb.Health_Check_FullMethodName}, hop)
+		if status.Code(err) != tc.code {
+			t.Errorf("%s by way of a router: %v", tc.role, err)
+		}
+	}
+	if leader.caller != "admin/x" || leader.via != "router/2" {
+		t.Errorf("taken for %s, by way of %s", leader.caller, leader.via)
+	}
 }
 
 func TestTable_CheckNamesWhatIsMissing(t *testing.T) {
