@@ -4,15 +4,16 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
-	"encoding/hex"
-	"encoding/json"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -23,10 +24,14 @@ const (
 	systemUser = "system"
 	// systemAccount is where the members of the cluster talk to each other.
 	systemAccount = "SYS"
-	// removeServer is the request that takes a server out of the cluster's own records.
-	removeServer = "$JS.API.SERVER.REMOVE"
-	// errPeerUnknown is its answer for a server that is not in them.
-	errPeerUnknown = 10044
+	// noPort is where a server of a cluster is told to accept clients: no listener can be opened there. It opens its route port behind that of clients only, whatever became
+	// of that, and DontListen would keep the route port shut.
+	noPort = 1 << 16
+	// noListener is what the server says about it, as a fatal error.
+	noListener = "Error listening on port: 127.0.0.1:65536,"
+	routePoll  = 5 * time.Millisecond
+	// tlsSeconds bounds a handshake between two servers.
+	tlsSeconds = 5
 )
 
 // Cluster joins several servers, one a machine, that keep copies of each other's streams.
@@ -36,11 +41,13 @@ type Cluster struct {
 	// Listen is the address of the route port, host:port, at which the other servers are accepted. An empty host means all addresses.
 	Listen string
 	// Routes are the addresses at which all servers of the cluster are reached, host:port, this one included. Names are looked up whenever a route is dialled. A cluster
-	// that is new decides by their number how many servers must meet before it begins.
+	// that is new begins when as many servers as these have met, so that servers that lost their disks do not begin anew without the one that has not.
 	Routes []string
 	// TLS is used in both directions: it must hold a certificate, and check that of the other side. Nil means plaintext, which is for loopback only: other addresses
-	// are refused then.
+	// are refused then. Servers that are dialled must carry the host name of their route.
 	TLS *tls.Config
+	// VerifyPeer judges the certificate of the other side, which TLS has verified, in both directions: an error turns the other server away. Nil accepts what TLS accepts.
+	VerifyPeer func(*x509.Certificate) error
 }
 
 func (c *Cluster) check() error {
@@ -62,7 +69,13 @@ func (c *Cluster) check() error {
 			return fmt.Errorf("address %q is not on this machine, and there are no certificates: letters are not sent in the clear", address)
 		}
 	}
-	return nil
+	if c.TLS == nil {
+		if c.VerifyPeer != nil {
+			return errors.New("VerifyPeer is given without TLS: there is no certificate to verify")
+		}
+		return nil
+	}
+	return checkTLS(c.TLS)
 }
 
 func isLoopback(host string) bool {
@@ -73,17 +86,10 @@ func isLoopback(host string) bool {
 	return err == nil && addr.Unmap().IsLoopback()
 }
 
-// secrets keep other processes of the machine out: the server of a cluster cannot be without a port for clients, although nobody needs it.
+// secrets are the passwords of the two users of a server, which tell it what its process asks for. Nobody else can connect.
 type secrets struct{ app, system string }
 
-func newSecrets() *secrets {
-	one := func() string {
-		b := make([]byte, 32)
-		rand.Read(b)
-		return hex.EncodeToString(b)
-	}
-	return &secrets{app: one(), system: one()}
-}
+func newSecrets() *secrets { return &secrets{app: rand.Text(), system: rand.Text()} }
 
 // apply makes the server one of the cluster.
 func (c *Cluster) apply(opts *server.Options, s *secrets) error {
@@ -95,49 +101,39 @@ func (c *Cluster) apply(opts *server.Options, s *secrets) error {
 	if err != nil {
 		return err
 	}
-	opts.DontListen = false // the route port is opened behind that of clients only
-	opts.Host, opts.Port = "127.0.0.1", server.RANDOM_PORT
+	opts.DontListen = false
+	opts.Host, opts.Port = "127.0.0.1", noPort
 	system := server.NewAccount(systemAccount)
 	opts.Accounts, opts.SystemAccount = []*server.Account{system}, systemAccount
 	opts.Users = []*server.User{{Username: appUser, Password: s.app}, {Username: systemUser, Password: s.system, Account: system}}
 	if host == "" {
 		host = "0.0.0.0"
 	}
-	opts.Cluster = server.ClusterOpts{Name: c.Name, Host: host, Port: number, TLSConfig: c.TLS, NoAdvertise: true}
-	if c.TLS != nil {
-		opts.Cluster.TLSTimeout = 5
+	opts.Cluster = server.ClusterOpts{
+		Name: c.Name, Host: host, Port: number, NoAdvertise: true, Compression: server.CompressionOpts{Mode: server.CompressionOff},
 	}
-	for _, r := range c.Routes {
+	if c.TLS != nil {
+		opts.Cluster.TLSConfig, opts.Cluster.TLSTimeout = routeTLS(c.TLS, c.VerifyPeer), tlsSeconds
+	}
+	// The same order everywhere, whatever order the caller had them in.
+	for _, r := range slices.Sorted(slices.Values(c.Routes)) {
 		opts.Routes = append(opts.Routes, &url.URL{Scheme: "nats-route", Host: r})
 	}
 	return nil
 }
 
-// Forget takes a server that will not come back out of the cluster, by its name, so that others get copies of what it kept. One that is not known is no error. It
-// needs a majority of the others.
-func (s *Server) Forget(ctx context.Context, name string) error {
-	if s.secrets == nil {
-		return errors.New("forget a server: this one is not of a cluster")
-	}
-	nc, err := s.connect(nats.UserInfo(systemUser, s.secrets.system))
-	if err != nil {
-		return err
-	}
-	defer nc.Close()
-	req, err := json.Marshal(server.JSApiMetaServerRemoveRequest{Server: name})
-	if err != nil {
-		return fmt.Errorf("forget server %s: %w", name, err)
-	}
-	answer, err := nc.RequestWithContext(ctx, removeServer, req)
-	if err != nil {
-		return fmt.Errorf("forget server %s: %w", name, err)
-	}
-	var resp server.JSApiMetaServerRemoveResponse
-	if err := json.Unmarshal(answer.Data, &resp); err != nil {
-		return fmt.Errorf("forget server %s: %w", name, err)
-	}
-	if resp.Error != nil && int(resp.Error.ErrCode) != errPeerUnknown {
-		return fmt.Errorf("forget server %s: %s", name, resp.Error.Description)
+// awaitRoutes waits until the route port is open, ctx ends, or the server has failed.
+func (s *Server) awaitRoutes(ctx context.Context) error {
+	tick := time.NewTicker(routePoll)
+	defer tick.Stop()
+	for s.ns.ClusterAddr() == nil {
+		select {
+		case <-s.log.failed:
+			return s.log.err()
+		case <-ctx.Done():
+			return errors.New("the route port did not open")
+		case <-tick.C:
+		}
 	}
 	return nil
 }

@@ -1,10 +1,11 @@
-// Package embed runs a NATS server with JetStream inside the process, for the dead letters of one machine.
+// Package embed runs a NATS server with JetStream inside the process, for the dead letters of one machine or of a cluster.
 //
-// A server that is alone has no listener: only this process can reach it. Those of a cluster listen for each other. It syncs every write to disk before it confirms it, and nothing it logs
-// or suffers ends the process.
+// Only this process is a client of the server, through memory. A server that is alone listens nowhere; those of a cluster listen for each other. It syncs every
+// write to disk before it confirms it, and nothing it logs or suffers ends the process.
 package embed
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -24,6 +25,7 @@ const (
 	DefaultMaxPayload = 4<<20 + 128<<10
 
 	defaultStartTimeout = 30 * time.Second
+	jetStreamPoll       = time.Second
 	storeMode           = 0o750
 )
 
@@ -34,7 +36,7 @@ var ErrClosed = errors.New("embedded NATS server is closed")
 type Config struct {
 	// Dir is the server's directory. It is made if missing, and no two servers may share it.
 	Dir string
-	// ServerName names the server. Default "conveyor-dlq".
+	// ServerName names the server. Default "conveyor-dlq". In a cluster it is required; a server that lost its directory comes back under a name that nobody had.
 	ServerName string
 	// MaxStoreBytes bounds what all streams together may take on disk. Default DefaultMaxStoreBytes, but at most 70 % of the size of the
 	// volume that Dir is on; an explicit value is taken as it is.
@@ -43,8 +45,8 @@ type Config struct {
 	MaxPayload int32
 	// StartTimeout bounds how long Open waits for the server, which reads its streams first. Default 30 seconds.
 	StartTimeout time.Duration
-	// Cluster makes it one of several servers. Nil: it is alone, and reached by this process only. A directory belongs to one of the two for ever: the server of a
-	// cluster removes the streams that a lone one left behind.
+	// Cluster makes it one of several servers. Nil: it is alone. A directory belongs to one of the two for ever, and in a cluster to one server: others are refused with
+	// ErrOtherMode.
 	Cluster *Cluster
 	// Logger receives the server's own log. Default: nothing is logged.
 	Logger *slog.Logger
@@ -86,16 +88,9 @@ func Open(cfg Config) (*Server, error) {
 	if cfg.StartTimeout == 0 {
 		cfg.StartTimeout = defaultStartTimeout
 	}
-	opts := options(&cfg, dir)
-	var keys *secrets
-	if cfg.Cluster != nil {
-		if err := cfg.Cluster.check(); err != nil {
-			return nil, fmt.Errorf("open embedded NATS server in %s: %w", dir, err)
-		}
-		keys = newSecrets()
-		if err := cfg.Cluster.apply(opts, keys); err != nil {
-			return nil, fmt.Errorf("open embedded NATS server in %s: %w", dir, err)
-		}
+	opts, keys, err := prepare(&cfg, dir)
+	if err != nil {
+		return nil, fmt.Errorf("open embedded NATS server in %s: %w", dir, err)
 	}
 	log := newNATSLogger(cfg.Logger)
 	ns, err := server.NewServer(opts)
@@ -117,7 +112,27 @@ func Open(cfg Config) (*Server, error) {
 	if err := s.ready(cfg.StartTimeout); err != nil {
 		return nil, errors.Join(fmt.Errorf("open embedded NATS server in %s: %w", dir, err), s.Close())
 	}
+	s.watch.Go(s.watchJetStream)
 	return s, nil
+}
+
+// prepare makes the directory this server's, and the options of the server.
+func prepare(cfg *Config, dir string) (*server.Options, *secrets, error) {
+	opts := options(cfg, dir)
+	if cfg.Cluster == nil {
+		return opts, nil, mark(dir, marker{Mode: modeAlone})
+	}
+	if err := cfg.Cluster.check(); err != nil {
+		return nil, nil, err
+	}
+	if cfg.ServerName == "" {
+		return nil, nil, errors.New("a server of a cluster needs a name of its own")
+	}
+	keys := newSecrets()
+	if err := cfg.Cluster.apply(opts, keys); err != nil {
+		return nil, nil, err
+	}
+	return opts, keys, mark(dir, marker{Mode: modeCluster, Cluster: cfg.Cluster.Name, Server: cfg.ServerName})
 }
 
 func options(cfg *Config, dir string) *server.Options {
@@ -149,22 +164,58 @@ func options(cfg *Config, dir string) *server.Options {
 
 // ready waits until JetStream serves, the server failed, or the time is over.
 func (s *Server) ready(timeout time.Duration) error {
+	if s.secrets != nil {
+		// The server would wait for the listener that it must not have.
+		ctx, cancel := context.WithTimeout(context.Background(), timeout)
+		defer cancel()
+		if err := s.awaitRoutes(ctx); err != nil {
+			return err
+		}
+	} else if err := s.readyAlone(timeout); err != nil {
+		return err
+	}
+	if err := s.log.err(); err != nil {
+		return err
+	}
+	if !s.ns.JetStreamEnabled() {
+		return errors.New("JetStream did not start")
+	}
+	return nil
+}
+
+func (s *Server) readyAlone(timeout time.Duration) error {
 	ready := make(chan bool, 1)
 	s.watch.Go(func() { ready <- s.ns.ReadyForConnections(timeout) })
 	select {
 	case <-s.log.failed:
 		return s.log.err()
 	case ok := <-ready:
-		if err := s.log.err(); err != nil {
-			return err
-		}
 		if !ok {
 			return fmt.Errorf("the server was not ready within %s", timeout)
 		}
-		if !s.ns.JetStreamEnabled() {
-			return errors.New("JetStream did not start")
-		}
 		return nil
+	}
+}
+
+// watchJetStream marks the server failed when it has shut its streams off, as one of a cluster does on a full disk: only a new server serves them again.
+func (s *Server) watchJetStream() {
+	tick := time.NewTicker(jetStreamPoll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.closing:
+			return
+		case <-tick.C:
+			if s.ns.JetStreamEnabled() {
+				continue
+			}
+			select {
+			case <-s.closing:
+			default:
+				s.log.fail(errors.New("the server has shut its streams off, most likely because its disk is full or failing"))
+			}
+			return
+		}
 	}
 }
 

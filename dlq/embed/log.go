@@ -3,6 +3,7 @@ package embed
 import (
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 )
 
@@ -56,6 +57,9 @@ func (l *natsLogger) Errorf(format string, v ...any) {
 // Fatalf is for what the server cannot live with.
 func (l *natsLogger) Fatalf(format string, v ...any) {
 	message := fmt.Sprintf(format, v...)
+	if strings.HasPrefix(message, noListener) {
+		return // as it should be, see noPort
+	}
 	l.log.Error("nats server failed", "message", message)
 	l.fail(fmt.Errorf("%s", message))
 }
