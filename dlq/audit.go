@@ -2,6 +2,8 @@ package dlq
 
 import (
 	"context"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // audit builds the index from the stream, checks every letter, and compares what is there with what the mark says was acknowledged.
@@ -16,14 +18,7 @@ func (s *Store) audit(ctx context.Context, marked bool) error {
 		s.log.Warn("the dead letters have no high-water mark: letters lost before now go unnoticed",
 			"stream", s.cfg.Stream, "letters", info.State.Msgs, "last", last)
 	}
-	var held, acknowledged uint64
-	err = s.load(ctx, 1, last, func(e *entry) {
-		held++
-		if e.id <= mark.Last {
-			acknowledged++
-			delete(mark.Removing, e.id)
-		}
-	})
+	held, acknowledged, err := s.takeStock(ctx, info, &mark)
 	if err != nil {
 		return err
 	}
@@ -33,6 +28,36 @@ func (s *Store) audit(ctx context.Context, marked bool) error {
 		return s.mark.change(func(m *markState) { m.Last, m.Removed = last, last-held })
 	}
 	return s.compare(&mark, last, held, acknowledged)
+}
+
+// takeStock builds the index and counts the letters that are there, those that were acknowledged by themselves. It takes those out of the mark's Removing that are
+// there still.
+func (s *Store) takeStock(ctx context.Context, info *jetstream.StreamInfo, mark *markState) (held, acknowledged uint64, err error) {
+	var there []uint64
+	count := func(e *entry) {
+		held++
+		if e.id <= mark.Last {
+			acknowledged++
+		}
+		if mark.Removing[e.id] {
+			there = append(there, e.id)
+		}
+	}
+	if err := s.load(ctx, 1, info.State.LastSeq, count); err != nil {
+		return 0, 0, err
+	}
+	if s.copied() && held != info.State.Msgs {
+		// Pages come from any copy, which can lack what was removed or stored moments ago, or be damaged where the leader's is sound.
+		s.index.reset()
+		held, acknowledged, there = 0, 0, nil
+		if err := s.loadBy(ctx, 1, info.State.LastSeq, count, s.scanLeader); err != nil {
+			return 0, 0, err
+		}
+	}
+	for _, id := range there {
+		delete(mark.Removing, id)
+	}
+	return held, acknowledged, nil
 }
 
 // compare notes the losses if letters are missing, at the end of the stream or within it, and writes the new mark.
@@ -55,7 +80,15 @@ func (s *Store) compare(mark *markState, last, held, acknowledged uint64) error 
 
 // load adds letters from..to of the stream to the index and checks them.
 func (s *Store) load(ctx context.Context, from, to uint64, visit func(*entry)) error {
-	return s.scan(ctx, "", from, to, largePage, func(e *entry) bool {
+	return s.loadBy(ctx, from, to, visit, func(ctx context.Context, filter string, from, to uint64, visit func(*entry) bool) error {
+		return s.scan(ctx, filter, from, to, largePage, visit)
+	})
+}
+
+type scanner func(ctx context.Context, filter string, from, to uint64, visit func(*entry) bool) error
+
+func (s *Store) loadBy(ctx context.Context, from, to uint64, visit func(*entry), scan scanner) error {
+	return scan(ctx, "", from, to, func(e *entry) bool {
 		l, err := e.letter()
 		switch {
 		case err != nil:

@@ -3,7 +3,6 @@ package dlq
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -45,12 +44,13 @@ var (
 	largePage = page{letters: 2000, bytes: 8 << 20}
 )
 
-// scan reads the messages that match filter, in order of their IDs from..to, until visit returns false. It reads pages by stateless
-// requests: a scan leaves nothing behind in the server.
+// scan reads the messages that match filter, an empty one being all, in order of their IDs from..to, until visit returns false. It reads pages by stateless
+// requests: a scan leaves nothing behind in the server. Of a stream with copies it misses nothing, and may find what was removed moments ago.
 func (s *Store) scan(ctx context.Context, filter string, from, to uint64, size page, visit func(*entry) bool) error {
 	if from > to {
 		return nil
 	}
+	copied := s.copied()
 	inbox := s.nc.NewInbox()
 	sub, err := s.nc.SubscribeSync(inbox)
 	if err != nil {
@@ -75,10 +75,22 @@ func (s *Store) scan(ctx context.Context, filter string, from, to uint64, size p
 			return err
 		}
 		if p.last >= from {
-			if p.pending == 0 {
+			from = p.last + 1
+			if p.pending > 0 {
+				continue
+			}
+			if !copied {
 				return nil
 			}
-			from = p.last + 1
+		}
+		if copied {
+			// The copy that answered has no more, which says nothing about the leader's.
+			if from > to {
+				return nil
+			}
+			if from, err = s.scanOne(ctx, filter, from, to, visit); err != nil || from == 0 {
+				return err
+			}
 			continue
 		}
 		// Nothing follows, or the server stumbles over what does: the answer is the same.
@@ -94,6 +106,18 @@ func (s *Store) scan(ctx context.Context, filter string, from, to uint64, size p
 		}
 	}
 	return nil
+}
+
+// scanOne visits the next letter that the leader has, and returns where to go on; 0 means that the scan is over.
+func (s *Store) scanOne(ctx context.Context, filter string, from, to uint64, visit func(*entry) bool) (next uint64, err error) {
+	e, err := s.askNext(ctx, filter, from, to)
+	if err != nil || e == nil || !visit(e) {
+		return 0, err
+	}
+	if e.unreadable {
+		return s.nextReadable(ctx, filter, e.id+1, to)
+	}
+	return e.id + 1, nil
 }
 
 // pending returns how many matching messages the server knows of from an ID on, whether or not it can read them. Only a consumer is
@@ -187,15 +211,11 @@ func (s *Store) next(ctx context.Context, sub *nats.Subscription) (*nats.Msg, er
 // nextReadable finds the first ID from..to at which the server finds a matching message again, or to+1.
 func (s *Store) nextReadable(ctx context.Context, filter string, from, to uint64) (uint64, error) {
 	for ; from <= to; from++ {
-		request, err := json.Marshal(directGet{Seq: from, NextFor: filter})
-		if err != nil {
-			return 0, fmt.Errorf("read letters: %w", err)
-		}
-		m, err := s.request(ctx, &nats.Msg{Subject: s.api("DIRECT.GET." + s.cfg.Stream), Data: request})
+		e, err := s.ask(ctx, getRequest{Seq: from, NextFor: s.orAll(filter)})
 		if err != nil {
 			return 0, err
 		}
-		if m.Header.Get("Status") == "" {
+		if e != nil {
 			return from, nil
 		}
 	}
@@ -214,22 +234,18 @@ func entryOf(m *nats.Msg) (*entry, error) {
 	return &entry{id: id, subject: m.Header.Get(jetstream.SubjectHeader), stored: stored, data: m.Data}, nil
 }
 
-// read returns the message at id, or ErrNotFound.
+// read returns the message at id as the leader has it, or ErrNotFound.
 func (s *Store) read(ctx context.Context, id uint64) (*entry, error) {
 	if id == 0 {
 		return nil, fmt.Errorf("dead letter 0: %w", ErrNotFound)
 	}
-	within, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
-	defer cancel()
-	m, err := s.stream.GetMsg(within, id)
+	e, err := s.ask(ctx, getRequest{Seq: id})
 	switch {
-	case err == nil:
-		return &entry{id: m.Sequence, subject: m.Subject, stored: m.Time, data: m.Data}, nil
-	case ctx.Err() != nil:
-		return nil, ctx.Err()
-	case errors.Is(err, jetstream.ErrMsgNotFound):
+	case err != nil:
+		return nil, fmt.Errorf("read dead letter %d: %w", id, err)
+	case e == nil:
 		return nil, fmt.Errorf("dead letter %d: %w", id, ErrNotFound)
 	default:
-		return nil, s.unavailable(fmt.Sprintf("read dead letter %d", id), err)
+		return e, nil
 	}
 }
