@@ -111,7 +111,7 @@ func (c *trio) open(i int) *dlq.Store {
 		if err != nil {
 			return err
 		}
-		store, err = dlq.Open(bg, js, dlq.Config{Mark: c.mark, Replicas: 3, MaxBytes: 1 << 30, Timeout: 2 * time.Second})
+		store, err = dlq.Open(bg, js, c.config())
 		if err != nil {
 			js.Conn().Close()
 		}
@@ -119,6 +119,22 @@ func (c *trio) open(i int) *dlq.Store {
 	})
 	c.t.Cleanup(func() { store.Close() })
 	return store
+}
+
+func (c *trio) config() dlq.Config {
+	return dlq.Config{Mark: c.mark, Replicas: 3, MaxBytes: 1 << 30, Timeout: 2 * time.Second}
+}
+
+// current waits until all copies are.
+func (c *trio) current(store *dlq.Store) {
+	c.t.Helper()
+	c.await(func() error {
+		st, err := store.Status(bg)
+		if err == nil && (st.Current() != 3 || len(st.Copies) != 3 || st.Leader() == "") {
+			err = fmt.Errorf("status %+v", st)
+		}
+		return err
+	})
 }
 
 func (c *trio) await(try func() error) {

@@ -91,26 +91,7 @@ func (s *Store) Close() error {
 
 // openStream creates the stream or brings an existing one's settings up to date, without ever lowering a limit below what is stored.
 func (s *Store) openStream(ctx context.Context) error {
-	want := jetstream.StreamConfig{
-		Name:        s.cfg.Stream,
-		Description: "Conveyor dead letters",
-		Subjects:    []string{s.cfg.Stream + ".*.*.*"},
-		Storage:     jetstream.FileStorage,
-		Retention:   jetstream.LimitsPolicy,
-		// A full store refuses new letters; what is stored is never dropped, neither for room nor for age.
-		Discard:    jetstream.DiscardNew,
-		MaxAge:     0,
-		MaxBytes:   s.cfg.MaxBytes,
-		MaxMsgs:    s.cfg.MaxLetters,
-		MaxMsgSize: MaxEnvelopeBytes + maxHeaderBytes,
-		Replicas:   s.cfg.Replicas,
-		Duplicates: s.cfg.DuplicateWindow,
-		// Reads by number in pages.
-		AllowDirect:        true,
-		AllowAtomicPublish: true,
-		// The asynchronous mode would confirm before the sync.
-		PersistMode: jetstream.DefaultPersistMode,
-	}
+	want := streamConfig(&s.cfg)
 	stream, err := s.js.Stream(ctx, s.cfg.Stream)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
@@ -122,8 +103,7 @@ func (s *Store) openStream(ctx context.Context) error {
 				s.cfg.Stream, have.Config.Storage, have.Config.Retention)
 		}
 		want.Replicas, want.Placement = max(want.Replicas, have.Config.Replicas), have.Config.Placement
-		want.MaxBytes = max(want.MaxBytes, int64(min(have.State.Bytes, 1<<62)))
-		want.MaxMsgs = max(want.MaxMsgs, int64(min(have.State.Msgs, 1<<62)))
+		makeRoom(&want, have)
 		stream, err = s.js.UpdateStream(ctx, want)
 	}
 	if err != nil {
@@ -131,6 +111,35 @@ func (s *Store) openStream(ctx context.Context) error {
 	}
 	s.stream = stream
 	return nil
+}
+
+// makeRoom raises limits to what is stored.
+func makeRoom(want *jetstream.StreamConfig, have *jetstream.StreamInfo) {
+	want.MaxBytes = max(want.MaxBytes, int64(min(have.State.Bytes, 1<<62)))
+	want.MaxMsgs = max(want.MaxMsgs, int64(min(have.State.Msgs, 1<<62)))
+}
+
+func streamConfig(cfg *Config) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:        cfg.Stream,
+		Description: "Conveyor dead letters",
+		Subjects:    []string{cfg.Stream + ".*.*.*"},
+		Storage:     jetstream.FileStorage,
+		Retention:   jetstream.LimitsPolicy,
+		// A full store refuses new letters; what is stored is never dropped, neither for room nor for age.
+		Discard:    jetstream.DiscardNew,
+		MaxAge:     0,
+		MaxBytes:   cfg.MaxBytes,
+		MaxMsgs:    cfg.MaxLetters,
+		MaxMsgSize: MaxEnvelopeBytes + maxHeaderBytes,
+		Replicas:   cfg.Replicas,
+		Duplicates: cfg.DuplicateWindow,
+		// Reads by number in pages.
+		AllowDirect:        true,
+		AllowAtomicPublish: true,
+		// The asynchronous mode would confirm before the sync.
+		PersistMode: jetstream.DefaultPersistMode,
+	}
 }
 
 // info asks the server for the state of the stream.
@@ -164,8 +173,10 @@ func (s *Store) request(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
 }
 
 // api returns the subject of a JetStream request.
-func (s *Store) api(name string) string {
-	switch opts := s.js.Options(); {
+func (s *Store) api(name string) string { return apiOf(s.js, name) }
+
+func apiOf(js jetstream.JetStream, name string) string {
+	switch opts := js.Options(); {
 	case opts.Domain != "":
 		return "$JS." + opts.Domain + ".API." + name
 	case opts.APIPrefix != "":
