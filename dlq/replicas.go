@@ -25,7 +25,7 @@ const (
 type Status struct {
 	// Replicas is how many servers are to have a copy.
 	Replicas int
-	// Copies are the servers that have one or are getting it, by name. Empty where a single server keeps the letters and is of no cluster.
+	// Copies are the servers that have one or are getting it, by name.
 	Copies []Copy
 }
 

@@ -1,6 +1,7 @@
 package embed
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -44,14 +45,35 @@ func (l *natsLogger) Noticef(format string, v ...any) {
 	l.log.Debug("nats server", "message", fmt.Sprintf(format, v...))
 }
 
+// harmless begins warnings about what is so on purpose, or part of every start.
+var harmless = []string{
+	"Plaintext passwords detected", // they are made anew at each start, and never leave the process
+	"failed to be ready for connections",
+	"Waiting for routing to be established",
+	"Metalayer blocking snapshot",
+	"Catchup for stream",
+}
+
 // Warnf is for what the server can live with.
 func (l *natsLogger) Warnf(format string, v ...any) {
-	l.log.Warn("nats server", "message", fmt.Sprintf(format, v...))
+	message := fmt.Sprintf(format, v...)
+	for _, begin := range harmless {
+		if strings.HasPrefix(message, begin) {
+			l.log.Debug("nats server", "message", message)
+			return
+		}
+	}
+	l.log.Warn("nats server", "message", message)
 }
 
 // Errorf is for what the server could not do.
 func (l *natsLogger) Errorf(format string, v ...any) {
-	l.log.Error("nats server", "message", fmt.Sprintf(format, v...))
+	message := fmt.Sprintf(format, v...)
+	level := slog.LevelError
+	if strings.HasPrefix(message, "Error trying to connect to route") {
+		level = slog.LevelWarn // another server that is not there yet, or not any more; it is tried for ever
+	}
+	l.log.Log(context.Background(), level, "nats server", "message", message)
 }
 
 // Fatalf is for what the server cannot live with.

@@ -3,10 +3,12 @@ package letters
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/conveyor-etl/conveyor/dlq"
@@ -22,7 +24,7 @@ const (
 	lookEvery = 100 * time.Millisecond
 )
 
-// Cluster makes the store that of several routers: each keeps copies, and the one that leads reads and writes. All fields but TLS are required.
+// Cluster makes the store that of several routers: each keeps copies, and the one that leads reads and writes. All fields but TLS and VerifyPeer are required.
 type Cluster struct {
 	// Name is the same for all routers of the cluster.
 	Name func() string
@@ -32,8 +34,10 @@ type Cluster struct {
 	Listen string
 	// Routes are the addresses of all members, this one included; ok is false until all are known.
 	Routes func() (routes []string, ok bool)
-	// TLS is for both directions; nil keeps to this machine.
+	// TLS is for both directions; nil keeps to this machine. See embed.Cluster.
 	TLS *tls.Config
+	// VerifyPeer judges the certificate of another router, in both directions; it is only asked about those that TLS has verified. Nil accepts them all.
+	VerifyPeer func(*x509.Certificate) error
 	// Leading returns a context that ends with the leadership of this router, and whether it leads.
 	Leading func() (context.Context, bool)
 	// Mark keeps the high-water mark, and refuses it from a router that leads no more.
@@ -80,7 +84,7 @@ func (s *Store) openServer(ctx context.Context) (*embed.Server, error) {
 		case ok && len(routes) >= copies, ok && len(routes) > 1 && err == nil:
 			return embed.Open(embed.Config{
 				Dir: dir, ServerName: s.cluster.ServerName, Logger: s.log,
-				Cluster: &embed.Cluster{Name: s.cluster.Name(), Listen: s.cluster.Listen, Routes: routes, TLS: s.cluster.TLS},
+				Cluster: &embed.Cluster{Name: s.cluster.Name(), Listen: s.cluster.Listen, Routes: routes, TLS: s.cluster.TLS, VerifyPeer: s.cluster.VerifyPeer},
 			})
 		case ok:
 			s.set(nil, fmt.Errorf("the letters are kept by %d routers, and the cluster has %d: add the others", copies, len(routes)))
@@ -160,88 +164,32 @@ func (s *Store) openShared(ctx context.Context, server *embed.Server) (store *dl
 	if err != nil {
 		return nil, nil, err
 	}
-	store, err = dlq.Open(ctx, js, dlq.Config{Mark: s.cluster.Mark, Replicas: copies, MaxBytes: room(server), Logger: s.log})
+	defer func() {
+		if err != nil {
+			js.Conn().Close()
+		}
+	}()
+	cfg := dlq.Config{Mark: s.cluster.Mark, Replicas: copies, MaxBytes: maxBytes(server), Logger: s.log}
+	old, err := s.openOld(ctx)
 	if err != nil {
-		js.Conn().Close()
 		return nil, nil, err
 	}
-	if err := s.takeOver(ctx, store); err != nil {
-		err = errors.Join(err, store.Close())
-		js.Conn().Close()
+	if old == nil {
+		store, err = dlq.Open(ctx, js, cfg)
+		return store, js.Conn().Close, err
+	}
+	store, n, err := dlq.Migrate(ctx, old.store, js, cfg)
+	if err = errors.Join(err, old.close()); err == nil {
+		err = s.removeOld()
+	}
+	if err != nil {
+		if store != nil {
+			err = errors.Join(err, store.Close())
+		}
 		return nil, nil, err
 	}
+	s.log.Info("letters from before the cluster were taken over", "letters", n)
 	return store, js.Conn().Close, nil
-}
-
-// takeOver moves the letters of the time when this router was alone into the store of the cluster. It can be interrupted anywhere: letters that are there already are
-// recognised by their identity, and the old files go only after every letter was counted.
-func (s *Store) takeOver(ctx context.Context, to *dlq.Store) error {
-	lone := filepath.Join(s.dir, loneDir)
-	if _, err := os.Stat(lone); errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	s.log.Info("letters from before the cluster are taken over", "dir", lone)
-	server, err := embed.Open(embed.Config{Dir: lone, Logger: s.log})
-	if err != nil {
-		return fmt.Errorf("take over the letters of %s: %w", lone, err)
-	}
-	defer func() { _ = server.Close() }() // a second time where it went well
-	js, err := server.JetStream()
-	if err != nil {
-		return fmt.Errorf("take over the letters of %s: %w", lone, err)
-	}
-	from, err := dlq.Open(ctx, js, dlq.Config{Dir: s.dir, MaxBytes: room(server), Logger: s.log})
-	if err != nil {
-		return fmt.Errorf("take over the letters of %s: %w", lone, err)
-	}
-	moved, err := move(ctx, from, to)
-	if err := errors.Join(err, from.Close(), server.Close()); err != nil {
-		return fmt.Errorf("take over the letters of %s: %w", lone, err)
-	}
-	s.log.Info("letters from before the cluster were taken over", "letters", moved)
-	if err := os.RemoveAll(lone); err != nil {
-		return fmt.Errorf("remove the letters that were taken over: %w", err)
-	}
-	return nil
-}
-
-// moveBatch is how many letters are stored at a time.
-const moveBatch = 100
-
-func move(ctx context.Context, from, to *dlq.Store) (moved uint64, err error) {
-	var batch []dlq.Letter
-	flush := func() error {
-		results, err := to.Append(ctx, batch)
-		if err != nil {
-			return err
-		}
-		moved += uint64(len(results))
-		batch = batch[:0]
-		return nil
-	}
-	for l, err := range from.List(ctx, dlq.Query{}) {
-		if err != nil {
-			return moved, fmt.Errorf("%w: nothing was removed; discard the letter there with a router that is alone, or move the directory away", err)
-		}
-		if batch = append(batch, l); len(batch) == moveBatch {
-			if err := flush(); err != nil {
-				return moved, err
-			}
-		}
-	}
-	if len(batch) > 0 {
-		if err := flush(); err != nil {
-			return moved, err
-		}
-	}
-	want, err := from.Count(ctx, dlq.Query{})
-	if err != nil {
-		return moved, err
-	}
-	if moved != want {
-		return moved, fmt.Errorf("%d of %d letters were taken over", moved, want)
-	}
-	return moved, nil
 }
 
 // Forget takes a router that is no member any more out of the servers that keep letters. One that is not known is no error.
@@ -256,4 +204,42 @@ func (s *Store) Forget(ctx context.Context, serverName string) error {
 		return fmt.Errorf("forget server %s: %w: the server is not running", serverName, dlq.ErrUnavailable)
 	}
 	return server.Forget(ctx, serverName)
+}
+
+// Status tells where the letters are kept; of several routers, the one that leads knows it.
+func (s *Store) Status(ctx context.Context) (dlq.Status, error) {
+	store, err := s.use()
+	if err != nil {
+		return dlq.Status{}, err
+	}
+	return store.Status(ctx)
+}
+
+// Complete returns nil when every letter has all its copies, up to date and at these servers, and otherwise says what is missing. After a router was added or removed it
+// takes until then that one more may be lost. A router that is alone, and a cluster that is too small to keep letters, have nothing to complete.
+func (s *Store) Complete(ctx context.Context, servers []string) error {
+	if s.cluster == nil || len(servers) < copies {
+		return nil
+	}
+	st, err := s.Status(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range st.Copies {
+		switch {
+		case !slices.Contains(servers, c.Server):
+			return fmt.Errorf("%w: server %s, which is no member, is to give its copy of the letters to another one", dlq.ErrUnavailable, c.Server)
+		case !c.Current:
+			return fmt.Errorf("%w: the copy of the letters at server %s is %d changes behind, and was heard of %s ago", dlq.ErrUnavailable, c.Server, c.Lag, c.Silent.Round(time.Millisecond))
+		}
+	}
+	if n := len(st.Copies); n < st.Replicas {
+		return fmt.Errorf("%w: %d of %d copies of the letters are assigned", dlq.ErrUnavailable, n, st.Replicas)
+	}
+	return nil
+}
+
+// maxBytes is what letters may take of what the server may: it refuses a stream that could outgrow it.
+func maxBytes(server *embed.Server) int64 {
+	return min(dlq.DefaultMaxBytes, server.MaxStoreBytes()/10*9)
 }

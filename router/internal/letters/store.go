@@ -107,17 +107,12 @@ func (s *Store) open(ctx context.Context) (failed <-chan struct{}, stop func() e
 	if err != nil {
 		return nil, nil, errors.Join(err, server.Close())
 	}
-	store, err := dlq.Open(ctx, js, dlq.Config{Dir: s.dir, MaxBytes: room(server), Logger: s.log})
+	store, err := dlq.Open(ctx, js, dlq.Config{Dir: s.dir, MaxBytes: maxBytes(server), Logger: s.log})
 	if err != nil {
 		return nil, nil, errors.Join(err, server.Close())
 	}
 	s.set(store, nil)
 	return server.Failed(), func() error { return errors.Join(store.Close(), server.Close()) }, nil
-}
-
-// room is what letters may take: what the server has on a small disk, and no more than the default on a large one. The server keeps some for itself.
-func room(server *embed.Server) int64 {
-	return min(dlq.DefaultMaxBytes, server.MaxStoreBytes()/10*9)
 }
 
 func (s *Store) set(store *dlq.Store, cause error) {

@@ -1,0 +1,229 @@
+package letters_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/conveyor-etl/conveyor/dlq"
+	"github.com/conveyor-etl/conveyor/router/internal/letters"
+)
+
+// patience bounds every wait: elections of the servers take some seconds.
+const patience = 40 * time.Second
+
+// leadership is what the routers of a test share: who leads, and the mark.
+type leadership struct {
+	mu      sync.Mutex
+	leader  int
+	term    context.Context
+	end     context.CancelFunc
+	mark    []byte
+	version uint64
+}
+
+func (l *leadership) lead(i int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.end != nil {
+		l.end()
+	}
+	l.leader = i
+	l.term, l.end = context.WithCancel(context.Background())
+}
+
+func (l *leadership) Load(context.Context) ([]byte, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mark, nil
+}
+
+func (l *leadership) Save(_ context.Context, mark []byte, version uint64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if version != l.version+1 {
+		return errors.New("somebody else has saved the mark")
+	}
+	l.mark, l.version = mark, version
+	return nil
+}
+
+// routers are the stores of three routers.
+type routers struct {
+	t      *testing.T
+	shared leadership
+	dirs   [3]string
+	routes []string
+	names  []string
+	stores [3]*letters.Store
+	stops  [3]func()
+}
+
+func newRouters(t *testing.T) *routers {
+	r := &routers{t: t}
+	for i := range 3 {
+		lis, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lis.Close()
+		r.routes, r.names, r.dirs[i] = append(r.routes, lis.Addr().String()), append(r.names, fmt.Sprintf("%d-first", i+1)), t.TempDir()
+	}
+	r.shared.lead(0)
+	t.Cleanup(func() { r.shared.end() })
+	return r
+}
+
+func (r *routers) logger() *slog.Logger {
+	if testing.Verbose() {
+		return slog.New(slog.NewTextHandler(r.t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+func (r *routers) start(i int) {
+	s := letters.New(r.dirs[i], &letters.Cluster{
+		Name: func() string { return "test" }, ServerName: r.names[i], Listen: r.routes[i],
+		Routes: func() ([]string, bool) { return r.routes, true },
+		Leading: func() (context.Context, bool) {
+			r.shared.mu.Lock()
+			defer r.shared.mu.Unlock()
+			return r.shared.term, r.shared.leader == i
+		},
+		Mark: &r.shared,
+	}, r.logger())
+	r.stores[i], r.stops[i] = s, run(r.t, s)
+}
+
+// run runs a store until the returned function, or the end of the test.
+func run(t *testing.T, s *letters.Store) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.Run(ctx)
+	}()
+	stop = func() {
+		cancel()
+		<-done
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+func await(t *testing.T, try func() error) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+}
+
+func letter(id string) dlq.Letter {
+	return dlq.Letter{RecordID: id, Namespace: "default", Pipeline: "p", Generation: 1, Stage: "s", Class: "permanent", Record: []byte(id)}
+}
+
+func (r *routers) append(i int, id string) (at uint64) {
+	r.t.Helper()
+	await(r.t, func() error {
+		results, err := r.stores[i].Append(r.t.Context(), []dlq.Letter{letter(id)})
+		if err == nil {
+			at = results[0].ID
+		}
+		return err
+	})
+	return at
+}
+
+func (r *routers) ids(i int) (ids []uint64) {
+	r.t.Helper()
+	for l, err := range r.stores[i].List(r.t.Context(), dlq.Query{}) {
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		ids = append(ids, l.ID)
+	}
+	return ids
+}
+
+func TestCluster_TakesOverTheLettersOfARouterThatWasAlone(t *testing.T) {
+	r := newRouters(t)
+	alone := letters.New(r.dirs[0], nil, r.logger())
+	stop := run(t, alone)
+	r.stores[0] = alone
+	<-alone.Opened()
+	for i := range 12 {
+		r.append(0, fmt.Sprint("alone-", i))
+	}
+	if err := alone.Discard(t.Context(), 1, 2, 7); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := alone.Status(t.Context()); err != nil || st.Replicas != 1 || st.Current() != 1 {
+		t.Errorf("status alone: %+v, %v", st, err)
+	}
+	if err := alone.Complete(t.Context(), nil); err != nil {
+		t.Errorf("alone: %v", err)
+	}
+	want := r.ids(0)
+	stop()
+	// What a router leaves that stopped while it removed what it had taken over.
+	leftover := filepath.Join(r.dirs[0], "jetstream.migrated", "jetstream")
+	if err := os.MkdirAll(leftover, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		r.start(i)
+	}
+	if again := r.append(0, "alone-3"); again != 4 {
+		t.Errorf("a letter from before is %d now", again)
+	}
+	if got := r.ids(0); !slices.Equal(got, want) {
+		t.Errorf("letters %v, want %v", got, want)
+	}
+	for _, dir := range []string{"jetstream", "jetstream.migrated"} {
+		if _, err := os.Stat(filepath.Join(r.dirs[0], dir)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is there still: %v", dir, err)
+		}
+	}
+	await(t, func() error { return r.stores[0].Complete(t.Context(), r.names) })
+	if err := r.stores[0].Complete(t.Context(), []string{r.names[0], r.names[1], "4-first"}); err == nil {
+		t.Error("complete, with a copy at a server that is no member")
+	}
+	// Another one leads, without the first.
+	r.shared.lead(1)
+	r.stops[0]()
+	if at := r.append(1, "later"); at != 13 {
+		t.Errorf("the next letter is %d", at)
+	}
+	if got := r.ids(1); !slices.Equal(got, append(want, 13)) {
+		t.Errorf("letters %v", got)
+	}
+	if err := r.stores[1].Complete(t.Context(), r.names); err == nil {
+		t.Error("complete, with a server that is gone")
+	}
+	if _, err := r.stores[2].Status(t.Context()); !errors.Is(err, dlq.ErrUnavailable) {
+		t.Errorf("status of one that does not lead: %v", err)
+	}
+	// The router cannot be alone again with the directory of a cluster.
+	back := letters.New(r.dirs[0], nil, r.logger())
+	defer run(t, back)()
+	<-back.Opened()
+	if err := back.Check(t.Context()); err == nil {
+		t.Error("a router that is alone opened the letters of a cluster")
+	}
+}
