@@ -132,7 +132,7 @@ func (m *mutant) try(ctx context.Context) (caught, said string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }() // in the folder for temporary files
 	broken, overlay := filepath.Join(dir, filepath.Base(m.file)), filepath.Join(dir, "overlay.json")
 	list, err := json.Marshal(map[string]map[string]string{"Replace": {path: broken}})
 	if err != nil {
