@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/conveyor-etl/conveyor/dlq"
@@ -320,4 +322,131 @@ func streamInfo(js jetstream.JetStream) (*jetstream.StreamInfo, error) {
 		return nil, err
 	}
 	return s.Info(ctx)
+}
+
+// each opens the store at every server in turn, and checks that they all have the same letters.
+func (c *trio) each(want map[uint64]string) {
+	c.t.Helper()
+	for i := range c.servers {
+		store := c.open(i)
+		if err := store.Health(); err != nil {
+			c.t.Errorf("server %d: %v", i+1, err)
+		}
+		got := make(map[uint64]string)
+		for _, l := range list(c.t, store, dlq.Query{}) {
+			got[l.ID] = l.RecordID
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			c.t.Errorf("letters at server %d (-want +got):\n%.2000s", i+1, diff)
+		}
+		if n, err := store.Count(bg, dlq.Query{}); n != uint64(len(want)) || err != nil {
+			c.t.Errorf("server %d counts %d, %v", i+1, n, err)
+		}
+		if err := store.Close(); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+func TestCluster_AnyServerCanBeLostAndCatchesUp(t *testing.T) {
+	c := openTrio(t)
+	want := make(map[uint64]string)
+	put := func(store *dlq.Store, id string) { want[c.append(store, id)] = id }
+	for lost := range c.servers {
+		at := (lost + 1) % 3
+		store := c.open(at)
+		put(store, fmt.Sprint("before-", lost))
+		c.stop(lost)
+		began := time.Now()
+		put(store, fmt.Sprint("without-", lost))
+		t.Logf("without server %d letters are taken after %s", lost+1, time.Since(began))
+		if st, err := store.Status(bg); err != nil || st.Current() != 2 {
+			t.Errorf("status without server %d: %+v, %v", lost+1, st, err)
+		}
+		for l := range want {
+			if got, err := store.Get(bg, l); err != nil || got.RecordID != want[l] {
+				t.Errorf("letter %d is %q, %v", l, got.RecordID, err)
+			}
+		}
+		c.start(lost)
+		c.current(store)
+		if err := store.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.each(want)
+}
+
+func TestCluster_ADamagedCopyIsNoLoss(t *testing.T) {
+	c := openTrio(t)
+	store := c.open(0)
+	want := make(map[uint64]string)
+	for i := range 40 {
+		id := fmt.Sprint(i)
+		want[c.append(store, id)] = id
+	}
+	// As large as there may be, over the route.
+	large := named("large")
+	large.Record = make([]byte, dlq.MaxRecordBytes)
+	want[add(t, store, large)[0].ID] = "large"
+	c.current(store)
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range c.servers {
+		c.stop(i)
+	}
+	var block string
+	for _, path := range files(t, c.dirs[2], "*.blk") {
+		if strings.Contains(path, filepath.Join("streams", dlq.DefaultStream)) {
+			block = path
+		}
+	}
+	b, err := os.ReadFile(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/40000] ^= 0x10
+	if err := os.WriteFile(block, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i := range c.servers {
+		c.start(i)
+	}
+	c.each(want)
+}
+
+func TestCluster_AServerIsForgottenAlsoByThoseThatNeverMetIt(t *testing.T) {
+	c := openTrio(t)
+	store := c.open(0)
+	c.append(store, "a")
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	old := c.names[2]
+	for i := range c.servers {
+		c.stop(i)
+	}
+	c.start(0)
+	c.start(1)
+	c.await(func() error {
+		ctx, cancel := context.WithTimeout(bg, 2*time.Second)
+		defer cancel()
+		return c.servers[0].Forget(ctx, old)
+	})
+	c.await(func() error {
+		members, err := c.servers[1].Members(bg)
+		if err == nil && len(members) != 2 {
+			err = fmt.Errorf("members %+v", members)
+		}
+		return err
+	})
+	c.dirs[2], c.names[2] = t.TempDir(), "3-second"
+	c.start(2)
+	store = c.open(1)
+	c.current(store)
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.each(map[uint64]string{1: "a"})
 }

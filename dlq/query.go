@@ -85,8 +85,12 @@ func (s *Store) list(ctx context.Context, q *Query, yield func(Letter, error) bo
 	if err != nil || q.After >= info.State.LastSeq {
 		return err
 	}
+	filter := ""
+	if q.Namespace != "" || q.Pipeline != "" || q.Stage != "" {
+		filter = filterOf(s.cfg.Stream, q)
+	}
 	left := q.Limit
-	return s.scan(ctx, filterOf(s.cfg.Stream, q), q.After+1, info.State.LastSeq, smallPage, func(e *entry) bool {
+	return s.scanExact(ctx, filter, q.After+1, info.State.LastSeq, func(e *entry) bool {
 		l, err := e.letter()
 		if err != nil {
 			s.noteCorrupt(err)

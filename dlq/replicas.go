@@ -169,6 +169,44 @@ func (s *Store) askNext(ctx context.Context, filter string, from, to uint64) (*e
 	return &entry{id: from, unreadable: true}, nil
 }
 
+// scanExact is scan in small pages, and misses nothing that the leader has: wherever a page leaves numbers out, the leader is asked about them.
+func (s *Store) scanExact(ctx context.Context, filter string, from, to uint64, visit func(*entry) bool) error {
+	switch {
+	case !s.copied():
+		return s.scan(ctx, filter, from, to, smallPage, visit)
+	case filter != "":
+		// Almost every letter has others before it.
+		return s.scanLeader(ctx, filter, from, to, visit)
+	}
+	next, failed := from, error(nil)
+	err := s.scan(ctx, filter, from, to, smallPage, func(e *entry) bool {
+		for next < e.id {
+			l, err := s.askNext(ctx, filter, next, e.id)
+			switch {
+			case err != nil:
+				failed = err
+				return false
+			case l == nil: // the leader has not even this one any more
+				next = e.id + 1
+				return true
+			case l.id == e.id:
+				next = e.id
+				continue
+			case !visit(l):
+				return false
+			}
+			if next = l.id + 1; l.unreadable {
+				if next, failed = s.nextReadable(ctx, filter, next, e.id); failed != nil {
+					return false
+				}
+			}
+		}
+		next = e.id + 1
+		return visit(e)
+	})
+	return errors.Join(err, failed)
+}
+
 // scanLeader is scan by the leader alone: exact, one letter a request.
 func (s *Store) scanLeader(ctx context.Context, filter string, from, to uint64, visit func(*entry) bool) error {
 	for from > 0 && from <= to {

@@ -45,7 +45,8 @@ var (
 )
 
 // scan reads the messages that match filter, an empty one being all, in order of their IDs from..to, until visit returns false. It reads pages by stateless
-// requests: a scan leaves nothing behind in the server. Of a stream with copies it misses nothing, and may find what was removed moments ago.
+// requests: a scan leaves nothing behind in the server. Of a stream with copies it
+// may find what was removed moments ago, and miss what a damaged copy lacks: see scanExact.
 func (s *Store) scan(ctx context.Context, filter string, from, to uint64, size page, visit func(*entry) bool) error {
 	if from > to {
 		return nil
