@@ -23,6 +23,10 @@ func TestMain(m *testing.M) {
 		appendForever(dir)
 		return
 	}
+	if what := os.Getenv(serverEnv); what != "" {
+		serve(what)
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 
