@@ -1,0 +1,82 @@
+package router_test
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+)
+
+// TestScale_AThousandSidecarsRegisterAtOnceAndAreKept is about bounds that must hold on any machine; how long it took is logged.
+func TestScale_AThousandSidecarsRegisterAtOnceAndAreKept(t *testing.T) {
+	const sidecars, perConnection, lanes = 1000, 50, 20
+	n := start(t, testConfig(t.TempDir()))
+	n.apply(simple...)
+	var conns []*node
+	for range sidecars / perConnection {
+		c := connect(t, n.router.Addr().String())
+		t.Cleanup(func() { c.conn.Close() })
+		conns = append(conns, c)
+	}
+	sessions := make([]*controlv1.Session, sidecars)
+	took := make([]time.Duration, sidecars)
+	began := time.Now()
+	each := func(do func(i int, c *node) error) {
+		t.Helper()
+		var wg sync.WaitGroup
+		for i := range sidecars {
+			wg.Go(func() {
+				if err := do(i, conns[i/perConnection]); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	each(func(i int, c *node) error {
+		resp, err := c.coord.Register(t.Context(), &controlv1.RegisterRequest{
+			SidecarId: fmt.Sprintf("s%04d", i), Address: "127.0.0.1:9091", HostName: "h", Version: "test", Endpoints: both,
+		})
+		sessions[i], took[i] = resp.GetSession(), time.Since(began)
+		return err
+	})
+	if t.Failed() {
+		t.FailNow()
+	}
+	slices.Sort(took)
+	t.Logf("%d sidecars registered at once: median %v, p99 %v", sidecars, took[sidecars/2].Round(time.Millisecond), took[sidecars*99/100].Round(time.Millisecond))
+	var report []*controlv1.LaneReport
+	for i := range lanes {
+		report = append(report, &controlv1.LaneReport{Pipeline: "default/p", Generation: 1, Status: &controlv1.LaneStatus{
+			SourceStage: "in", Source: "default/in", Partition: fmt.Sprint(i), Counts: &controlv1.Counts{Read: 1000, Acknowledged: 990},
+		}})
+	}
+	const rounds = 5
+	before := cpu(t)
+	for range rounds {
+		each(func(i int, c *node) error {
+			_, err := c.coord.Heartbeat(t.Context(), &controlv1.HeartbeatRequest{Session: sessions[i], Lanes: report})
+			return err
+		})
+	}
+	// Both ends are in this process, so the router's share is less than half.
+	t.Logf("a round of heartbeats with %d lanes each costs %v of CPU, both ends together; there is one every 3 s", lanes, ((cpu(t) - before) / rounds).Round(time.Millisecond))
+	list, err := n.admin.ListSidecars(t.Context(), &controlv1.ListSidecarsRequest{})
+	if err != nil || len(list.GetSidecars()) != sidecars {
+		t.Errorf("%d sidecars are known, %v", len(list.GetSidecars()), err)
+	}
+}
+
+// cpu is what this process has used.
+func cpu(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
