@@ -1,6 +1,7 @@
 package dlq_test
 
 import (
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -26,6 +27,11 @@ func TestMain(m *testing.M) {
 	if what := os.Getenv(serverEnv); what != "" {
 		serve(what)
 		return
+	}
+	// Tests of clusters wait for elections most of the time.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
 	}
 	goleak.VerifyTestMain(m)
 }
