@@ -86,7 +86,7 @@ func New(cfg Config, logger *slog.Logger) (*Router, error) {
 	r.onStop = func(f func()) func() bool { return context.AfterFunc(stopping, f) }
 	var err error
 	if cfg.hasTLS() {
-		if r.certs, err = certs.Load(cfg.TLS, logger); err != nil {
+		if r.certs, err = loadCerts(&cfg, logger); err != nil {
 			return nil, err
 		}
 	}
@@ -334,6 +334,21 @@ func (r *Router) awaitReady(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// loadCerts reads the certificates and makes sure that they are this router's: others would refuse it with those of another part.
+func loadCerts(cfg *Config, logger *slog.Logger) (*certs.Store, error) {
+	store, err := certs.Load(cfg.TLS, logger)
+	if err != nil {
+		return nil, err
+	}
+	own := certs.Identity{Role: certs.RoleRouter, Name: strconv.Itoa(cfg.NodeID)}
+	if got, err := store.Identity(); err != nil {
+		return nil, fmt.Errorf("TLS_CERT_FILE %s: %w", cfg.TLS.Cert, err)
+	} else if got != own {
+		return nil, fmt.Errorf("TLS_CERT_FILE %s: it is the certificate of %s, and this is %s by its RAFT_NODE_ID", cfg.TLS.Cert, got, own)
+	}
+	return store, nil
 }
 
 // ReloadCertificates takes renewed certificates over now, and not only within seconds, as Run does by itself. It returns an error when they cannot be used; those in use

@@ -14,6 +14,7 @@ import (
 	"github.com/conveyor-etl/conveyor/internal/certs"
 	"github.com/conveyor-etl/conveyor/internal/rpc"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+	"github.com/conveyor-etl/conveyor/router"
 )
 
 // authority makes certificates for a test.
@@ -169,4 +170,15 @@ func TestTLS_RenewedCertificatesNeedNoRestart(t *testing.T) {
 		}
 		return ""
 	})
+}
+
+func TestTLS_ARouterRefusesTheCertificateOfAnother(t *testing.T) {
+	a := newAuthority(t)
+	for _, other := range []certs.Files{a.issue(certs.RoleRouter, "2"), a.issue(certs.RoleSidecar, "any")} {
+		cfg := testConfig(t.TempDir())
+		cfg.ListenHost, cfg.TLS = "127.0.0.1", other
+		if _, err := router.New(cfg, nil); err == nil || !strings.Contains(err.Error(), "this is router/1 by its RAFT_NODE_ID") {
+			t.Errorf("the certificate of %s: %v", other.Cert, err)
+		}
+	}
 }
