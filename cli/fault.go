@@ -85,7 +85,7 @@ func (a *app) diagnose(ctx context.Context, err error) *fault {
 	case errors.Is(err, client.ErrInsecure):
 		return &fault{exit: exitInvalid, code: "INSECURE", err: err}
 	case errors.Is(err, client.ErrUnreachable):
-		return &fault{exit: exitUnreachable, code: "UNREACHABLE", err: err, fix: a.reachHint()}
+		return &fault{exit: exitUnreachable, code: "UNREACHABLE", err: err, fix: a.reachHint(err)}
 	case errors.As(err, &wire):
 		return a.diagnoseAnswer(wire, err)
 	case errors.Is(err, context.DeadlineExceeded):
@@ -97,9 +97,13 @@ func (a *app) diagnose(ctx context.Context, err error) *fault {
 	}
 }
 
-func (a *app) reachHint() string {
-	if a.target == "" {
+func (a *app) reachHint(err error) string {
+	switch {
+	case a.target == "":
 		return ""
+	case strings.Contains(err.Error(), "server preface"):
+		// Something listens there, and did not speak gRPC in the clear.
+		return "the server may want certificates: name them with --tls-cert-file, --tls-key-file and --tls-ca-file, or TLS_CERT_FILE and so on"
 	}
 	return "start a server with `conveyor dev`, or name another with --server HOST:PORT or CONVEYOR_SERVER"
 }
