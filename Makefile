@@ -74,6 +74,10 @@ bench: bin/conveyor-router bin/conveyor-sidecar ## measure beside the floor, in 
 	CGO_ENABLED=0 go build -trimpath -o bin/product ./integration/bench/product
 	@bin/bench -floor bin/floor -contender conveyor=bin/product -blocked bin/product $(BENCHFLAGS)
 
+.PHONY: bench-raft
+bench-raft: ## measure commands of three routers beside the bare library, in alternating pairs
+	go test -run '^$$' -bench ProposeAgainstBareRaft -benchtime 1x ./raftstore
+
 .PHONY: chaos
 chaos: MINUTES ?= 10
 chaos: SEED ?= 0
