@@ -51,3 +51,51 @@ func TestClientSession_ARepeatIsAnsweredAsTheFirstAndChangesNothing(t *testing.T
 	_, err = apply(3, source("out", "file"))
 	mustRefuse(t, err, "CLIENT_SESSION_ENDED")
 }
+
+// A copy of a change that comes after the client was told how it ended changes nothing, also when it ended without a change.
+func TestClientSession_ALateCopyOfAnAnsweredChangeDoesNothing(t *testing.T) {
+	n := start(t, testConfig(t.TempDir()))
+	opened, err := n.admin.OpenClientSession(t.Context(), &controlv1.OpenClientSessionRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := func(sequence uint64) *controlv1.Command {
+		return &controlv1.Command{ClientSession: opened.GetClientSession(), Sequence: sequence, LowestUnanswered: 1}
+	}
+	ref := &controlv1.ResourceRef{Kind: "Source", Name: "in"}
+	remove := func() error {
+		_, err := n.admin.DeleteResource(t.Context(), &controlv1.DeleteResourceRequest{Ref: ref, Command: command(1)})
+		return err
+	}
+	mustRefuse(t, remove(), "NOT_FOUND")
+	n.apply(source("in", "file"))
+	mustRefuse(t, remove(), "NOT_FOUND")
+	if _, err := n.admin.GetResource(t.Context(), &controlv1.GetResourceRequest{Ref: ref}); err != nil {
+		t.Errorf("deleted although the client was told NOT_FOUND: %v", err)
+	}
+
+	unchanged := func() *controlv1.ApplyResponse {
+		resp, err := n.admin.Apply(t.Context(), &controlv1.ApplyRequest{Manifests: [][]byte{[]byte(source("in", "file"))}, Command: command(2)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp
+	}
+	unchanged()
+	n.apply(source("in", "generate"))
+	if a := unchanged().GetResults()[0].GetAction(); a != controlv1.ApplyAction_APPLY_ACTION_UNCHANGED {
+		t.Errorf("the late copy: %v", a)
+	}
+	now, err := n.admin.GetResource(t.Context(), &controlv1.GetResourceRequest{Ref: ref})
+	if err != nil || spec(now.GetResource().GetManifest()) != `{"connector":{"type":"generate"}}` {
+		t.Errorf("the late copy was applied over a later change: %s, %v", spec(now.GetResource().GetManifest()), err)
+	}
+
+	restart := func() error {
+		_, err := n.admin.RestartPipeline(t.Context(), &controlv1.RestartPipelineRequest{Namespace: "default", Name: "p", FromStart: true, Command: command(3)})
+		return err
+	}
+	mustRefuse(t, restart(), "NOT_FOUND")
+	n.apply(simple...)
+	mustRefuse(t, restart(), "NOT_FOUND")
+}

@@ -151,14 +151,21 @@ func (a *admin) DeleteResource(ctx context.Context, req *controlv1.DeleteResourc
 	if err := checkKind(key.Kind); err != nil {
 		return nil, err
 	}
-	if made, err := a.made(ctx, req.GetCommand()); err != nil || made != nil {
-		return &controlv1.DeleteResourceResponse{}, err
+	d, err := a.decided(ctx, req.GetCommand())
+	if err != nil {
+		return nil, err
 	}
-	_, err := a.Controller.Propose(ctx, &statepb.Command{Client: client(req.GetCommand(), nil), Kind: &statepb.Command_DeleteResource{
+	if d != nil {
+		return &controlv1.DeleteResourceResponse{}, verdict(d)
+	}
+	d, err = a.propose(ctx, &statepb.Command{Client: client(req.GetCommand(), nil), Kind: &statepb.Command_DeleteResource{
 		DeleteResource: &statepb.DeleteResource{Kind: key.Kind, Namespace: key.Namespace, Name: key.Name},
 	}})
 	if err != nil {
 		return nil, toWire(err)
+	}
+	if d != nil {
+		return &controlv1.DeleteResourceResponse{}, verdict(d)
 	}
 	return &controlv1.DeleteResourceResponse{}, nil
 }
@@ -179,9 +186,21 @@ func (a *admin) GetPipelineStatus(ctx context.Context, req *controlv1.GetPipelin
 
 // RestartPipeline implements controlv1.AdminServiceServer.
 func (a *admin) RestartPipeline(ctx context.Context, req *controlv1.RestartPipelineRequest) (*controlv1.RestartPipelineResponse, error) {
-	if made, err := a.made(ctx, req.GetCommand()); err != nil || made != nil {
-		return &controlv1.RestartPipelineResponse{}, err
+	d, err := a.decided(ctx, req.GetCommand())
+	if d == nil && err == nil {
+		d, err = a.restart(ctx, req)
 	}
+	if err != nil {
+		return nil, err
+	}
+	if d != nil {
+		return &controlv1.RestartPipelineResponse{}, verdict(d)
+	}
+	return &controlv1.RestartPipelineResponse{}, nil
+}
+
+// restart returns how the restart was decided before, when it is a repeat.
+func (a *admin) restart(ctx context.Context, req *controlv1.RestartPipelineRequest) (*state.Decided, error) {
 	view, err := a.view(ctx)
 	if err != nil {
 		return nil, err
@@ -189,19 +208,16 @@ func (a *admin) RestartPipeline(ctx context.Context, req *controlv1.RestartPipel
 	key := keyOf(&controlv1.ResourceRef{Kind: dsl.KindPipeline, Namespace: req.GetNamespace(), Name: req.GetName()})
 	name := key.Namespace + "/" + key.Name
 	if view.Resources[key] == nil {
-		return nil, fail(codes.NotFound, reasonNotFound, "there is no %s %s", dsl.KindPipeline, name)
+		return a.refuse(ctx, req.GetCommand(), fail(codes.NotFound, reasonNotFound, "there is no %s %s", dsl.KindPipeline, name))
 	}
 	if view.Pipelines[name] == nil {
 		// It has not begun, so that it will begin at the start by itself.
-		return &controlv1.RestartPipelineResponse{}, nil
+		return a.answer(ctx, req.GetCommand(), nil, nil)
 	}
-	_, err = a.Controller.Propose(ctx, &statepb.Command{Client: client(req.GetCommand(), nil), Kind: &statepb.Command_RestartPipeline{
+	d, err := a.propose(ctx, &statepb.Command{Client: client(req.GetCommand(), nil), Kind: &statepb.Command_RestartPipeline{
 		RestartPipeline: &statepb.RestartPipeline{Pipeline: name, FromStart: req.GetFromStart()},
 	}})
-	if err != nil {
-		return nil, toWire(err)
-	}
-	return &controlv1.RestartPipelineResponse{}, nil
+	return d, toWire(err)
 }
 
 // ListSidecars implements controlv1.AdminServiceServer.

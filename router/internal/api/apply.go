@@ -52,36 +52,46 @@ func (a *admin) Apply(ctx context.Context, req *controlv1.ApplyRequest) (*contro
 	if err != nil {
 		return nil, err
 	}
-	if made, err := a.made(ctx, req.GetCommand()); err != nil || made != nil {
-		return a.remade(made, manifests), err
+	if d, err := a.decided(ctx, req.GetCommand()); err != nil || d != nil {
+		return a.again(d, manifests, err)
 	}
+	resp, d, err := a.put(ctx, req, owner, manifests)
+	if err != nil && !req.GetDryRun() {
+		d, err = a.refuse(ctx, req.GetCommand(), err)
+	}
+	if err != nil || d != nil {
+		return a.again(d, manifests, err)
+	}
+	return resp, nil
+}
+
+// put compares and makes the change, again when somebody else was faster. It returns how the change was decided before, when it is a repeat.
+func (a *admin) put(ctx context.Context, req *controlv1.ApplyRequest, owner string, manifests []*manifest) (*controlv1.ApplyResponse, *state.Decided, error) {
 	for try := 1; ; try++ {
 		view, err := a.view(ctx)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if err := validate(view, manifests); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		resp, put, err := compare(view, manifests, owner, req.GetTakeOver())
-		if err != nil {
-			return nil, err
+		if err != nil || req.GetDryRun() {
+			return resp, nil, err
 		}
-		if req.GetDryRun() || len(put.GetResources()) == 0 {
-			return resp, nil
+		if len(put.GetResources()) == 0 {
+			d, err := a.answer(ctx, req.GetCommand(), actions(resp), nil)
+			return resp, d, err
 		}
-		r, err := a.Controller.Propose(ctx, &statepb.Command{Client: client(req.GetCommand(), actions(resp)), Kind: &statepb.Command_PutResources{PutResources: put}})
+		d, err := a.propose(ctx, &statepb.Command{Client: client(req.GetCommand(), actions(resp)), Kind: &statepb.Command_PutResources{PutResources: put}})
 		var rejection *state.RejectedError
 		if errors.As(err, &rejection) && rejection.Reason == state.Conflict && try < applyTries {
 			continue
 		}
-		if err != nil {
-			return nil, toWire(err)
+		if err != nil || d != nil {
+			return nil, d, toWire(err)
 		}
-		if made, ok := r.Value.(*state.Made); ok {
-			return a.remade(made, manifests), nil
-		}
-		return a.applied(resp), nil
+		return a.applied(resp), nil, nil
 	}
 }
 
@@ -94,14 +104,17 @@ func actions(resp *controlv1.ApplyResponse) *controlv1.ApplyResponse {
 	return out
 }
 
-// remade answers a repeat of an Apply.
-func (a *admin) remade(made *state.Made, manifests []*manifest) *controlv1.ApplyResponse {
-	if made == nil {
-		return nil
+// again answers a repeat of an Apply as it was decided, or passes the error on.
+func (a *admin) again(d *state.Decided, manifests []*manifest, err error) (*controlv1.ApplyResponse, error) {
+	if err == nil {
+		err = verdict(d)
+	}
+	if err != nil {
+		return nil, err
 	}
 	var kept controlv1.ApplyResponse
 	resp := &controlv1.ApplyResponse{}
-	_ = proto.Unmarshal(made.Reply, &kept) // written by actions
+	_ = proto.Unmarshal(d.Reply, &kept) // written by actions
 	for i, m := range manifests {
 		result := &controlv1.ApplyResult{Resource: &controlv1.Resource{Kind: m.key.Kind, Namespace: m.key.Namespace, Name: m.key.Name, Manifest: m.json}}
 		if i < len(kept.GetResults()) {
@@ -109,7 +122,7 @@ func (a *admin) remade(made *state.Made, manifests []*manifest) *controlv1.Apply
 		}
 		resp.Results = append(resp.Results, result)
 	}
-	return a.applied(resp)
+	return a.applied(resp), nil
 }
 
 // applied fills in what the state made of the resources. One that is gone again already stays as it was compared.

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 
+	"github.com/conveyor-etl/conveyor/raftstore"
 	"github.com/conveyor-etl/conveyor/router/internal/state/statepb"
 )
 
@@ -19,12 +21,16 @@ const (
 	MaxReplyBytes = 4 << 10
 )
 
-// Made is the result of a command that was made before: this one is a repeat, and changed nothing.
-type Made struct {
-	// Index of the command that made the change.
+// Decided is the result of a client's command that repeats an earlier one, and so changed nothing: it tells how that one was decided.
+type Decided struct {
+	// Index of the command that decided it.
 	Index uint64
 	// Reply that came with it; it may be left out.
 	Reply []byte
+	// Refused by the leader, for what Reply says.
+	Refused bool
+	// Rejection by the state; nil when it did not refuse.
+	Rejection *RejectedError
 }
 
 // clientSession is replaced, never changed.
@@ -33,51 +39,65 @@ type clientSession struct {
 	identity  string
 	lastIndex uint64
 	lowest    uint64
-	made      []madeChange // by sequence
+	decided   []decidedChange // by sequence
 }
 
-type madeChange struct {
+type decidedChange struct {
 	sequence uint64
-	Made
+	Decided
 }
 
-// asClient applies a client's change unless it was made before.
-func (m *Machine) asClient(index uint64, c *statepb.Client, apply func() any) any {
-	old := m.clients[c.GetSession()]
+// asClient applies a client's change unless it was decided before. What is decided stays so, a refusal too: its client may have been told, and a copy that comes late
+// must not find the state of another time and be made.
+func (m *Machine) asClient(index uint64, c *statepb.Command, apply func() any) any {
+	client := c.GetClient()
+	old := m.clients[client.GetSession()]
 	switch {
 	case old == nil:
-		return reject(ClientSessionEnded, "the client session %d has ended or never was", c.GetSession())
-	case c.GetSequence() == 0:
-		return reject(Malformed, "a change of client session %d has no sequence", c.GetSession())
+		return reject(ClientSessionEnded, "the client session %d has ended or never was", client.GetSession())
+	case client.GetSequence() == 0:
+		return reject(Malformed, "a change of client session %d has no sequence", client.GetSession())
 	}
 	s := *old
-	s.lastIndex, s.lowest = index, max(old.lowest, c.GetLowestUnanswered())
-	s.made = slices.Clone(old.made)
-	s.made = slices.DeleteFunc(s.made, func(d madeChange) bool { return d.sequence < s.lowest })
+	s.lastIndex, s.lowest = index, max(old.lowest, client.GetLowestUnanswered())
+	s.decided = slices.DeleteFunc(slices.Clone(old.decided), func(d decidedChange) bool { return d.sequence < s.lowest })
 	m.clients[s.id] = &s
-	at, found := s.find(c.GetSequence())
+	at, found := s.find(client.GetSequence())
 	switch {
-	case c.GetSequence() < s.lowest:
-		return reject(Answered, "the client has said that it has the answer of change %d of its session %d", c.GetSequence(), s.id)
+	case client.GetSequence() < s.lowest:
+		return reject(Answered, "the client has said that it has the answer of change %d of its session %d", client.GetSequence(), s.id)
 	case found:
-		return &s.made[at].Made
-	case len(s.made) >= MaxUnanswered:
+		return &s.decided[at].Decided
+	case len(s.decided) >= MaxUnanswered:
 		return reject(TooMany, "client session %d has %d changes whose answers it has not confirmed, which is the limit", s.id, MaxUnanswered)
 	}
 	result := apply()
-	if _, refused := result.(*RejectedError); refused {
+	d := decidedChange{client.GetSequence(), Decided{Index: index, Refused: c.GetAnswerClient().GetRefused()}}
+	switch r := result.(type) {
+	case raftstore.Halt:
 		return result
+	case *RejectedError:
+		if c.GetPutResources() != nil && r.Reason == Conflict {
+			// It is not decided yet: the leader compares with what is there now and puts that, or gives up by AnswerClient.
+			return result
+		}
+		d.Rejection = &RejectedError{Reason: r.Reason, Message: clip(r.Message)}
+	default:
+		if len(client.GetReply()) <= MaxReplyBytes {
+			d.Reply = client.GetReply()
+		}
 	}
-	d := madeChange{c.GetSequence(), Made{Index: index}}
-	if len(c.GetReply()) <= MaxReplyBytes {
-		d.Reply = c.GetReply()
-	}
-	s.made = slices.Insert(s.made, at, d)
+	s.decided = slices.Insert(s.decided, at, d)
 	return result
 }
 
+// clip bounds a message that is kept. A client may have put long names into it, and invalid bytes could not be written to a snapshot.
+func clip(message string) string {
+	return strings.ToValidUTF8(message[:min(len(message), MaxReplyBytes)], "")
+}
+
 func (s *clientSession) find(sequence uint64) (at int, found bool) {
-	return slices.BinarySearchFunc(s.made, sequence, func(d madeChange, want uint64) int { return cmp.Compare(d.sequence, want) })
+	return slices.BinarySearchFunc(s.decided, sequence, func(d decidedChange, want uint64) int { return cmp.Compare(d.sequence, want) })
 }
 
 // openClientSession returns nil: the id is the index.
@@ -106,8 +126,8 @@ func (m *Machine) endClientSession(c *statepb.EndClientSession) any {
 	return nil
 }
 
-// Made returns what became of a change, if it was made; a *RejectedError when the session has ended, or the client had the answer.
-func (m *Machine) Made(session, sequence uint64) (*Made, error) {
+// Decided returns how a change was decided, or nil when it was not; a *RejectedError when the session has ended, or the client had the answer.
+func (m *Machine) Decided(session, sequence uint64) (*Decided, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	s := m.clients[session]
@@ -118,8 +138,8 @@ func (m *Machine) Made(session, sequence uint64) (*Made, error) {
 		return nil, reject(Answered, "the client has said that it has the answer of change %d of its session %d", sequence, session)
 	}
 	if at, found := s.find(sequence); found {
-		made := s.made[at].Made
-		return &made, nil
+		d := s.decided[at].Decided
+		return &d, nil
 	}
 	return nil, nil
 }
@@ -149,16 +169,24 @@ func (m *Machine) ClientSessions() map[uint64]uint64 {
 // toSnapshot and fromSnapshot convert for snapshots.
 func (s *clientSession) toSnapshot() *statepb.ClientSession {
 	out := &statepb.ClientSession{Id: s.id, Identity: s.identity, LastIndex: s.lastIndex, Lowest: s.lowest}
-	for _, d := range s.made {
-		out.Made = append(out.Made, &statepb.MadeChange{Sequence: d.sequence, Index: d.Index, Reply: d.Reply})
+	for _, d := range s.decided {
+		change := &statepb.DecidedChange{Sequence: d.sequence, Index: d.Index, Reply: d.Reply, Refused: d.Refused}
+		if r := d.Rejection; r != nil {
+			change.Reason, change.Message = string(r.Reason), r.Message
+		}
+		out.Decided = append(out.Decided, change)
 	}
 	return out
 }
 
 func fromSnapshot(s *statepb.ClientSession) *clientSession {
 	out := &clientSession{id: s.GetId(), identity: s.GetIdentity(), lastIndex: s.GetLastIndex(), lowest: s.GetLowest()}
-	for _, d := range s.GetMade() {
-		out.made = append(out.made, madeChange{d.GetSequence(), Made{Index: d.GetIndex(), Reply: d.GetReply()}})
+	for _, c := range s.GetDecided() {
+		d := decidedChange{c.GetSequence(), Decided{Index: c.GetIndex(), Reply: c.GetReply(), Refused: c.GetRefused()}}
+		if c.GetReason() != "" {
+			d.Rejection = &RejectedError{Reason: Reason(c.GetReason()), Message: c.GetMessage()}
+		}
+		out.decided = append(out.decided, d)
 	}
 	return out
 }

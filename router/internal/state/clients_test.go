@@ -58,7 +58,7 @@ func TestClients_AChangeIsMadeAtMostOnce(t *testing.T) {
 					rt.Fatalf("change %d was made at %d and again at %d (%d new)", sequence, made[sequence], index, grew)
 				}
 				made[sequence] = index
-			case *state.Made:
+			case *state.Decided:
 				if grew != 0 || r.Index != made[sequence] {
 					rt.Fatalf("repeat of change %d, made at %d: %+v, %d new", sequence, made[sequence], r, grew)
 				}

@@ -115,7 +115,7 @@ func (m *Machine) Apply(index uint64, cmd []byte) any {
 	apply := func() any { return m.dispatch(index, &c) }
 	var result any
 	if c.GetClient() != nil {
-		result = m.asClient(index, c.GetClient(), apply)
+		result = m.asClient(index, &c, apply)
 	} else {
 		result = apply()
 	}
@@ -166,6 +166,8 @@ func (m *Machine) dispatch(index uint64, c *statepb.Command) any {
 		return m.openClientSession(index, k.OpenClientSession)
 	case *statepb.Command_EndClientSession:
 		return m.endClientSession(k.EndClientSession)
+	case *statepb.Command_AnswerClient:
+		return nil
 	default:
 		return raftstore.Halt{Reason: "the log holds a command that this version does not know: start the version that wrote it, or a newer one"}
 	}

@@ -51,6 +51,7 @@ type Command struct {
 	//	*Command_StoreLetterMark
 	//	*Command_OpenClientSession
 	//	*Command_EndClientSession
+	//	*Command_AnswerClient
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -278,6 +279,15 @@ func (x *Command) GetEndClientSession() *EndClientSession {
 	return nil
 }
 
+func (x *Command) GetAnswerClient() *AnswerClient {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_AnswerClient); ok {
+			return x.AnswerClient
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -358,6 +368,10 @@ type Command_EndClientSession struct {
 	EndClientSession *EndClientSession `protobuf:"bytes,28,opt,name=end_client_session,json=endClientSession,proto3,oneof"`
 }
 
+type Command_AnswerClient struct {
+	AnswerClient *AnswerClient `protobuf:"bytes,29,opt,name=answer_client,json=answerClient,proto3,oneof"`
+}
+
 func (*Command_Found) isCommand_Kind() {}
 
 func (*Command_PutResources) isCommand_Kind() {}
@@ -396,6 +410,8 @@ func (*Command_OpenClientSession) isCommand_Kind() {}
 
 func (*Command_EndClientSession) isCommand_Kind() {}
 
+func (*Command_AnswerClient) isCommand_Kind() {}
+
 // Client names one change of a client session. It is applied at most once.
 type Client struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -403,7 +419,7 @@ type Client struct {
 	Sequence uint64                 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// lowest_unanswered: what the client has the answers of lies below, and is forgotten.
 	LowestUnanswered uint64 `protobuf:"varint,3,opt,name=lowest_unanswered,json=lowestUnanswered,proto3" json:"lowest_unanswered,omitempty"`
-	// reply is kept for a repeat when the change was made.
+	// reply is kept for a repeat unless the state refuses the command.
 	Reply         []byte `protobuf:"bytes,4,opt,name=reply,proto3" json:"reply,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -467,6 +483,53 @@ func (x *Client) GetReply() []byte {
 	return nil
 }
 
+// AnswerClient changes nothing. It is the answer to a change that the leader did not need to make, or refused by itself: a copy of the
+// change that comes late must not find the state of another time and be made after all.
+type AnswerClient struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// refused: the reply says why.
+	Refused       bool `protobuf:"varint,1,opt,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnswerClient) Reset() {
+	*x = AnswerClient{}
+	mi := &file_state_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnswerClient) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnswerClient) ProtoMessage() {}
+
+func (x *AnswerClient) ProtoReflect() protoreflect.Message {
+	mi := &file_state_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnswerClient.ProtoReflect.Descriptor instead.
+func (*AnswerClient) Descriptor() ([]byte, []int) {
+	return file_state_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *AnswerClient) GetRefused() bool {
+	if x != nil {
+		return x.Refused
+	}
+	return false
+}
+
 // AnnounceRouter tells what others need to know of a router.
 type AnnounceRouter struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -477,7 +540,7 @@ type AnnounceRouter struct {
 
 func (x *AnnounceRouter) Reset() {
 	*x = AnnounceRouter{}
-	mi := &file_state_proto_msgTypes[2]
+	mi := &file_state_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -489,7 +552,7 @@ func (x *AnnounceRouter) String() string {
 func (*AnnounceRouter) ProtoMessage() {}
 
 func (x *AnnounceRouter) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[2]
+	mi := &file_state_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -502,7 +565,7 @@ func (x *AnnounceRouter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRouter.ProtoReflect.Descriptor instead.
 func (*AnnounceRouter) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{2}
+	return file_state_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *AnnounceRouter) GetRouter() *Router {
@@ -522,7 +585,7 @@ type ForgetRouter struct {
 
 func (x *ForgetRouter) Reset() {
 	*x = ForgetRouter{}
-	mi := &file_state_proto_msgTypes[3]
+	mi := &file_state_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -534,7 +597,7 @@ func (x *ForgetRouter) String() string {
 func (*ForgetRouter) ProtoMessage() {}
 
 func (x *ForgetRouter) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[3]
+	mi := &file_state_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -547,7 +610,7 @@ func (x *ForgetRouter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRouter.ProtoReflect.Descriptor instead.
 func (*ForgetRouter) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{3}
+	return file_state_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ForgetRouter) GetServerId() string {
@@ -568,7 +631,7 @@ type StoreLetterMark struct {
 
 func (x *StoreLetterMark) Reset() {
 	*x = StoreLetterMark{}
-	mi := &file_state_proto_msgTypes[4]
+	mi := &file_state_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -580,7 +643,7 @@ func (x *StoreLetterMark) String() string {
 func (*StoreLetterMark) ProtoMessage() {}
 
 func (x *StoreLetterMark) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[4]
+	mi := &file_state_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -593,7 +656,7 @@ func (x *StoreLetterMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreLetterMark.ProtoReflect.Descriptor instead.
 func (*StoreLetterMark) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{4}
+	return file_state_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *StoreLetterMark) GetVersion() uint64 {
@@ -620,7 +683,7 @@ type OpenClientSession struct {
 
 func (x *OpenClientSession) Reset() {
 	*x = OpenClientSession{}
-	mi := &file_state_proto_msgTypes[5]
+	mi := &file_state_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -632,7 +695,7 @@ func (x *OpenClientSession) String() string {
 func (*OpenClientSession) ProtoMessage() {}
 
 func (x *OpenClientSession) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[5]
+	mi := &file_state_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -645,7 +708,7 @@ func (x *OpenClientSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenClientSession.ProtoReflect.Descriptor instead.
 func (*OpenClientSession) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{5}
+	return file_state_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *OpenClientSession) GetIdentity() string {
@@ -666,7 +729,7 @@ type EndClientSession struct {
 
 func (x *EndClientSession) Reset() {
 	*x = EndClientSession{}
-	mi := &file_state_proto_msgTypes[6]
+	mi := &file_state_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -678,7 +741,7 @@ func (x *EndClientSession) String() string {
 func (*EndClientSession) ProtoMessage() {}
 
 func (x *EndClientSession) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[6]
+	mi := &file_state_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -691,7 +754,7 @@ func (x *EndClientSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndClientSession.ProtoReflect.Descriptor instead.
 func (*EndClientSession) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{6}
+	return file_state_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *EndClientSession) GetSession() uint64 {
@@ -719,7 +782,7 @@ type Found struct {
 
 func (x *Found) Reset() {
 	*x = Found{}
-	mi := &file_state_proto_msgTypes[7]
+	mi := &file_state_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -731,7 +794,7 @@ func (x *Found) String() string {
 func (*Found) ProtoMessage() {}
 
 func (x *Found) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[7]
+	mi := &file_state_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -744,7 +807,7 @@ func (x *Found) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Found.ProtoReflect.Descriptor instead.
 func (*Found) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{7}
+	return file_state_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Found) GetClusterId() string {
@@ -771,7 +834,7 @@ type PutResources struct {
 
 func (x *PutResources) Reset() {
 	*x = PutResources{}
-	mi := &file_state_proto_msgTypes[8]
+	mi := &file_state_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -783,7 +846,7 @@ func (x *PutResources) String() string {
 func (*PutResources) ProtoMessage() {}
 
 func (x *PutResources) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[8]
+	mi := &file_state_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -796,7 +859,7 @@ func (x *PutResources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResources.ProtoReflect.Descriptor instead.
 func (*PutResources) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{8}
+	return file_state_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PutResources) GetResources() []*PutResource {
@@ -825,7 +888,7 @@ type PutResource struct {
 
 func (x *PutResource) Reset() {
 	*x = PutResource{}
-	mi := &file_state_proto_msgTypes[9]
+	mi := &file_state_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +900,7 @@ func (x *PutResource) String() string {
 func (*PutResource) ProtoMessage() {}
 
 func (x *PutResource) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[9]
+	mi := &file_state_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +913,7 @@ func (x *PutResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResource.ProtoReflect.Descriptor instead.
 func (*PutResource) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{9}
+	return file_state_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PutResource) GetKind() string {
@@ -920,7 +983,7 @@ type DeleteResource struct {
 
 func (x *DeleteResource) Reset() {
 	*x = DeleteResource{}
-	mi := &file_state_proto_msgTypes[10]
+	mi := &file_state_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -932,7 +995,7 @@ func (x *DeleteResource) String() string {
 func (*DeleteResource) ProtoMessage() {}
 
 func (x *DeleteResource) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[10]
+	mi := &file_state_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -945,7 +1008,7 @@ func (x *DeleteResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResource.ProtoReflect.Descriptor instead.
 func (*DeleteResource) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{10}
+	return file_state_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteResource) GetKind() string {
@@ -986,7 +1049,7 @@ type OpenSession struct {
 
 func (x *OpenSession) Reset() {
 	*x = OpenSession{}
-	mi := &file_state_proto_msgTypes[11]
+	mi := &file_state_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1061,7 @@ func (x *OpenSession) String() string {
 func (*OpenSession) ProtoMessage() {}
 
 func (x *OpenSession) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[11]
+	mi := &file_state_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1011,7 +1074,7 @@ func (x *OpenSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenSession.ProtoReflect.Descriptor instead.
 func (*OpenSession) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{11}
+	return file_state_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *OpenSession) GetSidecarId() string {
@@ -1074,7 +1137,7 @@ type EndSession struct {
 
 func (x *EndSession) Reset() {
 	*x = EndSession{}
-	mi := &file_state_proto_msgTypes[12]
+	mi := &file_state_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1086,7 +1149,7 @@ func (x *EndSession) String() string {
 func (*EndSession) ProtoMessage() {}
 
 func (x *EndSession) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[12]
+	mi := &file_state_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1099,7 +1162,7 @@ func (x *EndSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndSession.ProtoReflect.Descriptor instead.
 func (*EndSession) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{12}
+	return file_state_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *EndSession) GetSidecarId() string {
@@ -1127,7 +1190,7 @@ type SetEndpoints struct {
 
 func (x *SetEndpoints) Reset() {
 	*x = SetEndpoints{}
-	mi := &file_state_proto_msgTypes[13]
+	mi := &file_state_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1202,7 @@ func (x *SetEndpoints) String() string {
 func (*SetEndpoints) ProtoMessage() {}
 
 func (x *SetEndpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[13]
+	mi := &file_state_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1215,7 @@ func (x *SetEndpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetEndpoints.ProtoReflect.Descriptor instead.
 func (*SetEndpoints) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{13}
+	return file_state_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SetEndpoints) GetSidecarId() string {
@@ -1190,7 +1253,7 @@ type AdoptPlan struct {
 
 func (x *AdoptPlan) Reset() {
 	*x = AdoptPlan{}
-	mi := &file_state_proto_msgTypes[14]
+	mi := &file_state_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1265,7 @@ func (x *AdoptPlan) String() string {
 func (*AdoptPlan) ProtoMessage() {}
 
 func (x *AdoptPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[14]
+	mi := &file_state_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1278,7 @@ func (x *AdoptPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptPlan.ProtoReflect.Descriptor instead.
 func (*AdoptPlan) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{14}
+	return file_state_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AdoptPlan) GetPipeline() string {
@@ -1257,7 +1320,7 @@ type DrainPipeline struct {
 
 func (x *DrainPipeline) Reset() {
 	*x = DrainPipeline{}
-	mi := &file_state_proto_msgTypes[15]
+	mi := &file_state_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1269,7 +1332,7 @@ func (x *DrainPipeline) String() string {
 func (*DrainPipeline) ProtoMessage() {}
 
 func (x *DrainPipeline) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[15]
+	mi := &file_state_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1282,7 +1345,7 @@ func (x *DrainPipeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainPipeline.ProtoReflect.Descriptor instead.
 func (*DrainPipeline) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{15}
+	return file_state_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DrainPipeline) GetPipeline() string {
@@ -1310,7 +1373,7 @@ type CutPipeline struct {
 
 func (x *CutPipeline) Reset() {
 	*x = CutPipeline{}
-	mi := &file_state_proto_msgTypes[16]
+	mi := &file_state_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1385,7 @@ func (x *CutPipeline) String() string {
 func (*CutPipeline) ProtoMessage() {}
 
 func (x *CutPipeline) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[16]
+	mi := &file_state_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1398,7 @@ func (x *CutPipeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutPipeline.ProtoReflect.Descriptor instead.
 func (*CutPipeline) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{16}
+	return file_state_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CutPipeline) GetPipeline() string {
@@ -1364,7 +1427,7 @@ type RestartPipeline struct {
 
 func (x *RestartPipeline) Reset() {
 	*x = RestartPipeline{}
-	mi := &file_state_proto_msgTypes[17]
+	mi := &file_state_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1376,7 +1439,7 @@ func (x *RestartPipeline) String() string {
 func (*RestartPipeline) ProtoMessage() {}
 
 func (x *RestartPipeline) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[17]
+	mi := &file_state_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1389,7 +1452,7 @@ func (x *RestartPipeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPipeline.ProtoReflect.Descriptor instead.
 func (*RestartPipeline) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{17}
+	return file_state_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RestartPipeline) GetPipeline() string {
@@ -1424,7 +1487,7 @@ type ReleasePipeline struct {
 
 func (x *ReleasePipeline) Reset() {
 	*x = ReleasePipeline{}
-	mi := &file_state_proto_msgTypes[18]
+	mi := &file_state_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1499,7 @@ func (x *ReleasePipeline) String() string {
 func (*ReleasePipeline) ProtoMessage() {}
 
 func (x *ReleasePipeline) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[18]
+	mi := &file_state_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1512,7 @@ func (x *ReleasePipeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleasePipeline.ProtoReflect.Descriptor instead.
 func (*ReleasePipeline) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{18}
+	return file_state_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReleasePipeline) GetPipeline() string {
@@ -1476,7 +1539,7 @@ type Assign struct {
 
 func (x *Assign) Reset() {
 	*x = Assign{}
-	mi := &file_state_proto_msgTypes[19]
+	mi := &file_state_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1551,7 @@ func (x *Assign) String() string {
 func (*Assign) ProtoMessage() {}
 
 func (x *Assign) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[19]
+	mi := &file_state_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1564,7 @@ func (x *Assign) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assign.ProtoReflect.Descriptor instead.
 func (*Assign) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{19}
+	return file_state_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Assign) GetChanges() []*AssignChange {
@@ -1531,7 +1594,7 @@ type AssignChange struct {
 
 func (x *AssignChange) Reset() {
 	*x = AssignChange{}
-	mi := &file_state_proto_msgTypes[20]
+	mi := &file_state_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1543,7 +1606,7 @@ func (x *AssignChange) String() string {
 func (*AssignChange) ProtoMessage() {}
 
 func (x *AssignChange) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[20]
+	mi := &file_state_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1556,7 +1619,7 @@ func (x *AssignChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignChange.ProtoReflect.Descriptor instead.
 func (*AssignChange) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{20}
+	return file_state_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AssignChange) GetPipeline() string {
@@ -1633,7 +1696,7 @@ type EndAssignments struct {
 
 func (x *EndAssignments) Reset() {
 	*x = EndAssignments{}
-	mi := &file_state_proto_msgTypes[21]
+	mi := &file_state_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1645,7 +1708,7 @@ func (x *EndAssignments) String() string {
 func (*EndAssignments) ProtoMessage() {}
 
 func (x *EndAssignments) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[21]
+	mi := &file_state_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1658,7 +1721,7 @@ func (x *EndAssignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndAssignments.ProtoReflect.Descriptor instead.
 func (*EndAssignments) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{21}
+	return file_state_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *EndAssignments) GetSidecarId() string {
@@ -1696,7 +1759,7 @@ type EndedAssignment struct {
 
 func (x *EndedAssignment) Reset() {
 	*x = EndedAssignment{}
-	mi := &file_state_proto_msgTypes[22]
+	mi := &file_state_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1708,7 +1771,7 @@ func (x *EndedAssignment) String() string {
 func (*EndedAssignment) ProtoMessage() {}
 
 func (x *EndedAssignment) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[22]
+	mi := &file_state_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1721,7 +1784,7 @@ func (x *EndedAssignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndedAssignment.ProtoReflect.Descriptor instead.
 func (*EndedAssignment) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{22}
+	return file_state_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *EndedAssignment) GetPipeline() string {
@@ -1778,7 +1841,7 @@ type StoreCheckpoints struct {
 
 func (x *StoreCheckpoints) Reset() {
 	*x = StoreCheckpoints{}
-	mi := &file_state_proto_msgTypes[23]
+	mi := &file_state_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1790,7 +1853,7 @@ func (x *StoreCheckpoints) String() string {
 func (*StoreCheckpoints) ProtoMessage() {}
 
 func (x *StoreCheckpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[23]
+	mi := &file_state_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1803,7 +1866,7 @@ func (x *StoreCheckpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreCheckpoints.ProtoReflect.Descriptor instead.
 func (*StoreCheckpoints) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{23}
+	return file_state_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *StoreCheckpoints) GetSidecarId() string {
@@ -1846,7 +1909,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_state_proto_msgTypes[24]
+	mi := &file_state_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1858,7 +1921,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[24]
+	mi := &file_state_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1871,7 +1934,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{24}
+	return file_state_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Resource) GetKind() string {
@@ -1961,7 +2024,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_state_proto_msgTypes[25]
+	mi := &file_state_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1973,7 +2036,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[25]
+	mi := &file_state_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1986,7 +2049,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{25}
+	return file_state_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Session) GetSidecarId() string {
@@ -2065,7 +2128,7 @@ type Router struct {
 
 func (x *Router) Reset() {
 	*x = Router{}
-	mi := &file_state_proto_msgTypes[26]
+	mi := &file_state_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2077,7 +2140,7 @@ func (x *Router) String() string {
 func (*Router) ProtoMessage() {}
 
 func (x *Router) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[26]
+	mi := &file_state_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2090,7 +2153,7 @@ func (x *Router) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Router.ProtoReflect.Descriptor instead.
 func (*Router) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{26}
+	return file_state_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Router) GetServerId() string {
@@ -2131,7 +2194,7 @@ type LetterMark struct {
 
 func (x *LetterMark) Reset() {
 	*x = LetterMark{}
-	mi := &file_state_proto_msgTypes[27]
+	mi := &file_state_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2143,7 +2206,7 @@ func (x *LetterMark) String() string {
 func (*LetterMark) ProtoMessage() {}
 
 func (x *LetterMark) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[27]
+	mi := &file_state_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2156,7 +2219,7 @@ func (x *LetterMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LetterMark.ProtoReflect.Descriptor instead.
 func (*LetterMark) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{27}
+	return file_state_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *LetterMark) GetVersion() uint64 {
@@ -2173,7 +2236,7 @@ func (x *LetterMark) GetMark() []byte {
 	return nil
 }
 
-// ClientSession remembers which changes of a client were made.
+// ClientSession remembers which changes of a client were decided, and how.
 type ClientSession struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Id       uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2182,15 +2245,15 @@ type ClientSession struct {
 	LastIndex uint64 `protobuf:"varint,3,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
 	// lowest sequence that may still come.
 	Lowest uint64 `protobuf:"varint,4,opt,name=lowest,proto3" json:"lowest,omitempty"`
-	// made are the changes from there on, in the order of their sequences.
-	Made          []*MadeChange `protobuf:"bytes,5,rep,name=made,proto3" json:"made,omitempty"`
+	// decided are the changes from there on, in the order of their sequences.
+	Decided       []*DecidedChange `protobuf:"bytes,5,rep,name=decided,proto3" json:"decided,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClientSession) Reset() {
 	*x = ClientSession{}
-	mi := &file_state_proto_msgTypes[28]
+	mi := &file_state_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2202,7 +2265,7 @@ func (x *ClientSession) String() string {
 func (*ClientSession) ProtoMessage() {}
 
 func (x *ClientSession) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[28]
+	mi := &file_state_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2215,7 +2278,7 @@ func (x *ClientSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSession.ProtoReflect.Descriptor instead.
 func (*ClientSession) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{28}
+	return file_state_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ClientSession) GetId() uint64 {
@@ -2246,38 +2309,43 @@ func (x *ClientSession) GetLowest() uint64 {
 	return 0
 }
 
-func (x *ClientSession) GetMade() []*MadeChange {
+func (x *ClientSession) GetDecided() []*DecidedChange {
 	if x != nil {
-		return x.Made
+		return x.Decided
 	}
 	return nil
 }
 
-type MadeChange struct {
+type DecidedChange struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Sequence uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// index of the command that made it.
-	Index         uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
-	Reply         []byte `protobuf:"bytes,3,opt,name=reply,proto3" json:"reply,omitempty"`
+	// index of the command that decided it.
+	Index uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	Reply []byte `protobuf:"bytes,3,opt,name=reply,proto3" json:"reply,omitempty"`
+	// refused by the leader, for what the reply says.
+	Refused bool `protobuf:"varint,4,opt,name=refused,proto3" json:"refused,omitempty"`
+	// reason and message of a refusal by the state; empty when it did not refuse.
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message       string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *MadeChange) Reset() {
-	*x = MadeChange{}
-	mi := &file_state_proto_msgTypes[29]
+func (x *DecidedChange) Reset() {
+	*x = DecidedChange{}
+	mi := &file_state_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *MadeChange) String() string {
+func (x *DecidedChange) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*MadeChange) ProtoMessage() {}
+func (*DecidedChange) ProtoMessage() {}
 
-func (x *MadeChange) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[29]
+func (x *DecidedChange) ProtoReflect() protoreflect.Message {
+	mi := &file_state_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2288,30 +2356,51 @@ func (x *MadeChange) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use MadeChange.ProtoReflect.Descriptor instead.
-func (*MadeChange) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{29}
+// Deprecated: Use DecidedChange.ProtoReflect.Descriptor instead.
+func (*DecidedChange) Descriptor() ([]byte, []int) {
+	return file_state_proto_rawDescGZIP(), []int{30}
 }
 
-func (x *MadeChange) GetSequence() uint64 {
+func (x *DecidedChange) GetSequence() uint64 {
 	if x != nil {
 		return x.Sequence
 	}
 	return 0
 }
 
-func (x *MadeChange) GetIndex() uint64 {
+func (x *DecidedChange) GetIndex() uint64 {
 	if x != nil {
 		return x.Index
 	}
 	return 0
 }
 
-func (x *MadeChange) GetReply() []byte {
+func (x *DecidedChange) GetReply() []byte {
 	if x != nil {
 		return x.Reply
 	}
 	return nil
+}
+
+func (x *DecidedChange) GetRefused() bool {
+	if x != nil {
+		return x.Refused
+	}
+	return false
+}
+
+func (x *DecidedChange) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *DecidedChange) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
 }
 
 // Plan is a pipeline compiled to stages and edges.
@@ -2327,7 +2416,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_state_proto_msgTypes[30]
+	mi := &file_state_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2339,7 +2428,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[30]
+	mi := &file_state_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2352,7 +2441,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{30}
+	return file_state_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Plan) GetHash() string {
@@ -2391,7 +2480,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_state_proto_msgTypes[31]
+	mi := &file_state_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2403,7 +2492,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[31]
+	mi := &file_state_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2416,7 +2505,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{31}
+	return file_state_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Stage) GetName() string {
@@ -2459,7 +2548,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_state_proto_msgTypes[32]
+	mi := &file_state_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2560,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[32]
+	mi := &file_state_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2573,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{32}
+	return file_state_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Edge) GetFrom() string {
@@ -2547,7 +2636,7 @@ type Pipeline struct {
 
 func (x *Pipeline) Reset() {
 	*x = Pipeline{}
-	mi := &file_state_proto_msgTypes[33]
+	mi := &file_state_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2559,7 +2648,7 @@ func (x *Pipeline) String() string {
 func (*Pipeline) ProtoMessage() {}
 
 func (x *Pipeline) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[33]
+	mi := &file_state_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2572,7 +2661,7 @@ func (x *Pipeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pipeline.ProtoReflect.Descriptor instead.
 func (*Pipeline) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{33}
+	return file_state_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Pipeline) GetName() string {
@@ -2683,7 +2772,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_state_proto_msgTypes[34]
+	mi := &file_state_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2695,7 +2784,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[34]
+	mi := &file_state_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2708,7 +2797,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{34}
+	return file_state_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Assignment) GetPipeline() string {
@@ -2786,7 +2875,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_state_proto_msgTypes[35]
+	mi := &file_state_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2798,7 +2887,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[35]
+	mi := &file_state_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2811,7 +2900,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{35}
+	return file_state_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Checkpoint) GetPipeline() string {
@@ -2898,7 +2987,7 @@ type SnapshotHead struct {
 
 func (x *SnapshotHead) Reset() {
 	*x = SnapshotHead{}
-	mi := &file_state_proto_msgTypes[36]
+	mi := &file_state_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2910,7 +2999,7 @@ func (x *SnapshotHead) String() string {
 func (*SnapshotHead) ProtoMessage() {}
 
 func (x *SnapshotHead) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[36]
+	mi := &file_state_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2923,7 +3012,7 @@ func (x *SnapshotHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHead.ProtoReflect.Descriptor instead.
 func (*SnapshotHead) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{36}
+	return file_state_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SnapshotHead) GetVersion() uint32 {
@@ -2974,7 +3063,7 @@ type SnapshotEntry struct {
 
 func (x *SnapshotEntry) Reset() {
 	*x = SnapshotEntry{}
-	mi := &file_state_proto_msgTypes[37]
+	mi := &file_state_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2986,7 +3075,7 @@ func (x *SnapshotEntry) String() string {
 func (*SnapshotEntry) ProtoMessage() {}
 
 func (x *SnapshotEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[37]
+	mi := &file_state_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2999,7 +3088,7 @@ func (x *SnapshotEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEntry.ProtoReflect.Descriptor instead.
 func (*SnapshotEntry) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{37}
+	return file_state_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SnapshotEntry) GetEntry() isSnapshotEntry_Entry {
@@ -3158,7 +3247,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_state_proto_msgTypes[38]
+	mi := &file_state_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3170,7 +3259,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[38]
+	mi := &file_state_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3183,7 +3272,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{38}
+	return file_state_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SnapshotEnd) GetEntries() uint64 {
@@ -3197,7 +3286,7 @@ var File_state_proto protoreflect.FileDescriptor
 
 const file_state_proto_rawDesc = "" +
 	"\n" +
-	"\vstate.proto\x12\x18conveyor.router.state.v1\"\xe6\f\n" +
+	"\vstate.proto\x12\x18conveyor.router.state.v1\"\xb5\r\n" +
 	"\aCommand\x12 \n" +
 	"\fat_unix_nano\x18\x01 \x01(\x03R\n" +
 	"atUnixNano\x128\n" +
@@ -3223,13 +3312,16 @@ const file_state_proto_rawDesc = "" +
 	"\rforget_router\x18\x19 \x01(\v2&.conveyor.router.state.v1.ForgetRouterH\x00R\fforgetRouter\x12W\n" +
 	"\x11store_letter_mark\x18\x1a \x01(\v2).conveyor.router.state.v1.StoreLetterMarkH\x00R\x0fstoreLetterMark\x12]\n" +
 	"\x13open_client_session\x18\x1b \x01(\v2+.conveyor.router.state.v1.OpenClientSessionH\x00R\x11openClientSession\x12Z\n" +
-	"\x12end_client_session\x18\x1c \x01(\v2*.conveyor.router.state.v1.EndClientSessionH\x00R\x10endClientSessionB\x06\n" +
+	"\x12end_client_session\x18\x1c \x01(\v2*.conveyor.router.state.v1.EndClientSessionH\x00R\x10endClientSession\x12M\n" +
+	"\ranswer_client\x18\x1d \x01(\v2&.conveyor.router.state.v1.AnswerClientH\x00R\fanswerClientB\x06\n" +
 	"\x04kind\"\x81\x01\n" +
 	"\x06Client\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12+\n" +
 	"\x11lowest_unanswered\x18\x03 \x01(\x04R\x10lowestUnanswered\x12\x14\n" +
-	"\x05reply\x18\x04 \x01(\fR\x05reply\"J\n" +
+	"\x05reply\x18\x04 \x01(\fR\x05reply\"(\n" +
+	"\fAnswerClient\x12\x18\n" +
+	"\arefused\x18\x01 \x01(\bR\arefused\"J\n" +
 	"\x0eAnnounceRouter\x128\n" +
 	"\x06router\x18\x01 \x01(\v2 .conveyor.router.state.v1.RouterR\x06router\"+\n" +
 	"\fForgetRouter\x12\x1b\n" +
@@ -3373,19 +3465,21 @@ const file_state_proto_rawDesc = "" +
 	"\n" +
 	"LetterMark\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x12\n" +
-	"\x04mark\x18\x02 \x01(\fR\x04mark\"\xac\x01\n" +
+	"\x04mark\x18\x02 \x01(\fR\x04mark\"\xb5\x01\n" +
 	"\rClientSession\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1a\n" +
 	"\bidentity\x18\x02 \x01(\tR\bidentity\x12\x1d\n" +
 	"\n" +
 	"last_index\x18\x03 \x01(\x04R\tlastIndex\x12\x16\n" +
-	"\x06lowest\x18\x04 \x01(\x04R\x06lowest\x128\n" +
-	"\x04made\x18\x05 \x03(\v2$.conveyor.router.state.v1.MadeChangeR\x04made\"T\n" +
-	"\n" +
-	"MadeChange\x12\x1a\n" +
+	"\x06lowest\x18\x04 \x01(\x04R\x06lowest\x12A\n" +
+	"\adecided\x18\x05 \x03(\v2'.conveyor.router.state.v1.DecidedChangeR\adecided\"\xa3\x01\n" +
+	"\rDecidedChange\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x14\n" +
-	"\x05reply\x18\x03 \x01(\fR\x05reply\"\x89\x01\n" +
+	"\x05reply\x18\x03 \x01(\fR\x05reply\x12\x18\n" +
+	"\arefused\x18\x04 \x01(\bR\arefused\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x06 \x01(\tR\amessage\"\x89\x01\n" +
 	"\x04Plan\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x127\n" +
 	"\x06stages\x18\x02 \x03(\v2\x1f.conveyor.router.state.v1.StageR\x06stages\x124\n" +
@@ -3485,93 +3579,95 @@ func file_state_proto_rawDescGZIP() []byte {
 	return file_state_proto_rawDescData
 }
 
-var file_state_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_state_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_state_proto_goTypes = []any{
 	(*Command)(nil),           // 0: conveyor.router.state.v1.Command
 	(*Client)(nil),            // 1: conveyor.router.state.v1.Client
-	(*AnnounceRouter)(nil),    // 2: conveyor.router.state.v1.AnnounceRouter
-	(*ForgetRouter)(nil),      // 3: conveyor.router.state.v1.ForgetRouter
-	(*StoreLetterMark)(nil),   // 4: conveyor.router.state.v1.StoreLetterMark
-	(*OpenClientSession)(nil), // 5: conveyor.router.state.v1.OpenClientSession
-	(*EndClientSession)(nil),  // 6: conveyor.router.state.v1.EndClientSession
-	(*Found)(nil),             // 7: conveyor.router.state.v1.Found
-	(*PutResources)(nil),      // 8: conveyor.router.state.v1.PutResources
-	(*PutResource)(nil),       // 9: conveyor.router.state.v1.PutResource
-	(*DeleteResource)(nil),    // 10: conveyor.router.state.v1.DeleteResource
-	(*OpenSession)(nil),       // 11: conveyor.router.state.v1.OpenSession
-	(*EndSession)(nil),        // 12: conveyor.router.state.v1.EndSession
-	(*SetEndpoints)(nil),      // 13: conveyor.router.state.v1.SetEndpoints
-	(*AdoptPlan)(nil),         // 14: conveyor.router.state.v1.AdoptPlan
-	(*DrainPipeline)(nil),     // 15: conveyor.router.state.v1.DrainPipeline
-	(*CutPipeline)(nil),       // 16: conveyor.router.state.v1.CutPipeline
-	(*RestartPipeline)(nil),   // 17: conveyor.router.state.v1.RestartPipeline
-	(*ReleasePipeline)(nil),   // 18: conveyor.router.state.v1.ReleasePipeline
-	(*Assign)(nil),            // 19: conveyor.router.state.v1.Assign
-	(*AssignChange)(nil),      // 20: conveyor.router.state.v1.AssignChange
-	(*EndAssignments)(nil),    // 21: conveyor.router.state.v1.EndAssignments
-	(*EndedAssignment)(nil),   // 22: conveyor.router.state.v1.EndedAssignment
-	(*StoreCheckpoints)(nil),  // 23: conveyor.router.state.v1.StoreCheckpoints
-	(*Resource)(nil),          // 24: conveyor.router.state.v1.Resource
-	(*Session)(nil),           // 25: conveyor.router.state.v1.Session
-	(*Router)(nil),            // 26: conveyor.router.state.v1.Router
-	(*LetterMark)(nil),        // 27: conveyor.router.state.v1.LetterMark
-	(*ClientSession)(nil),     // 28: conveyor.router.state.v1.ClientSession
-	(*MadeChange)(nil),        // 29: conveyor.router.state.v1.MadeChange
-	(*Plan)(nil),              // 30: conveyor.router.state.v1.Plan
-	(*Stage)(nil),             // 31: conveyor.router.state.v1.Stage
-	(*Edge)(nil),              // 32: conveyor.router.state.v1.Edge
-	(*Pipeline)(nil),          // 33: conveyor.router.state.v1.Pipeline
-	(*Assignment)(nil),        // 34: conveyor.router.state.v1.Assignment
-	(*Checkpoint)(nil),        // 35: conveyor.router.state.v1.Checkpoint
-	(*SnapshotHead)(nil),      // 36: conveyor.router.state.v1.SnapshotHead
-	(*SnapshotEntry)(nil),     // 37: conveyor.router.state.v1.SnapshotEntry
-	(*SnapshotEnd)(nil),       // 38: conveyor.router.state.v1.SnapshotEnd
+	(*AnswerClient)(nil),      // 2: conveyor.router.state.v1.AnswerClient
+	(*AnnounceRouter)(nil),    // 3: conveyor.router.state.v1.AnnounceRouter
+	(*ForgetRouter)(nil),      // 4: conveyor.router.state.v1.ForgetRouter
+	(*StoreLetterMark)(nil),   // 5: conveyor.router.state.v1.StoreLetterMark
+	(*OpenClientSession)(nil), // 6: conveyor.router.state.v1.OpenClientSession
+	(*EndClientSession)(nil),  // 7: conveyor.router.state.v1.EndClientSession
+	(*Found)(nil),             // 8: conveyor.router.state.v1.Found
+	(*PutResources)(nil),      // 9: conveyor.router.state.v1.PutResources
+	(*PutResource)(nil),       // 10: conveyor.router.state.v1.PutResource
+	(*DeleteResource)(nil),    // 11: conveyor.router.state.v1.DeleteResource
+	(*OpenSession)(nil),       // 12: conveyor.router.state.v1.OpenSession
+	(*EndSession)(nil),        // 13: conveyor.router.state.v1.EndSession
+	(*SetEndpoints)(nil),      // 14: conveyor.router.state.v1.SetEndpoints
+	(*AdoptPlan)(nil),         // 15: conveyor.router.state.v1.AdoptPlan
+	(*DrainPipeline)(nil),     // 16: conveyor.router.state.v1.DrainPipeline
+	(*CutPipeline)(nil),       // 17: conveyor.router.state.v1.CutPipeline
+	(*RestartPipeline)(nil),   // 18: conveyor.router.state.v1.RestartPipeline
+	(*ReleasePipeline)(nil),   // 19: conveyor.router.state.v1.ReleasePipeline
+	(*Assign)(nil),            // 20: conveyor.router.state.v1.Assign
+	(*AssignChange)(nil),      // 21: conveyor.router.state.v1.AssignChange
+	(*EndAssignments)(nil),    // 22: conveyor.router.state.v1.EndAssignments
+	(*EndedAssignment)(nil),   // 23: conveyor.router.state.v1.EndedAssignment
+	(*StoreCheckpoints)(nil),  // 24: conveyor.router.state.v1.StoreCheckpoints
+	(*Resource)(nil),          // 25: conveyor.router.state.v1.Resource
+	(*Session)(nil),           // 26: conveyor.router.state.v1.Session
+	(*Router)(nil),            // 27: conveyor.router.state.v1.Router
+	(*LetterMark)(nil),        // 28: conveyor.router.state.v1.LetterMark
+	(*ClientSession)(nil),     // 29: conveyor.router.state.v1.ClientSession
+	(*DecidedChange)(nil),     // 30: conveyor.router.state.v1.DecidedChange
+	(*Plan)(nil),              // 31: conveyor.router.state.v1.Plan
+	(*Stage)(nil),             // 32: conveyor.router.state.v1.Stage
+	(*Edge)(nil),              // 33: conveyor.router.state.v1.Edge
+	(*Pipeline)(nil),          // 34: conveyor.router.state.v1.Pipeline
+	(*Assignment)(nil),        // 35: conveyor.router.state.v1.Assignment
+	(*Checkpoint)(nil),        // 36: conveyor.router.state.v1.Checkpoint
+	(*SnapshotHead)(nil),      // 37: conveyor.router.state.v1.SnapshotHead
+	(*SnapshotEntry)(nil),     // 38: conveyor.router.state.v1.SnapshotEntry
+	(*SnapshotEnd)(nil),       // 39: conveyor.router.state.v1.SnapshotEnd
 }
 var file_state_proto_depIdxs = []int32{
 	1,  // 0: conveyor.router.state.v1.Command.client:type_name -> conveyor.router.state.v1.Client
-	7,  // 1: conveyor.router.state.v1.Command.found:type_name -> conveyor.router.state.v1.Found
-	8,  // 2: conveyor.router.state.v1.Command.put_resources:type_name -> conveyor.router.state.v1.PutResources
-	10, // 3: conveyor.router.state.v1.Command.delete_resource:type_name -> conveyor.router.state.v1.DeleteResource
-	11, // 4: conveyor.router.state.v1.Command.open_session:type_name -> conveyor.router.state.v1.OpenSession
-	12, // 5: conveyor.router.state.v1.Command.end_session:type_name -> conveyor.router.state.v1.EndSession
-	13, // 6: conveyor.router.state.v1.Command.set_endpoints:type_name -> conveyor.router.state.v1.SetEndpoints
-	14, // 7: conveyor.router.state.v1.Command.adopt_plan:type_name -> conveyor.router.state.v1.AdoptPlan
-	15, // 8: conveyor.router.state.v1.Command.drain_pipeline:type_name -> conveyor.router.state.v1.DrainPipeline
-	16, // 9: conveyor.router.state.v1.Command.cut_pipeline:type_name -> conveyor.router.state.v1.CutPipeline
-	17, // 10: conveyor.router.state.v1.Command.restart_pipeline:type_name -> conveyor.router.state.v1.RestartPipeline
-	19, // 11: conveyor.router.state.v1.Command.assign:type_name -> conveyor.router.state.v1.Assign
-	21, // 12: conveyor.router.state.v1.Command.end_assignments:type_name -> conveyor.router.state.v1.EndAssignments
-	23, // 13: conveyor.router.state.v1.Command.store_checkpoints:type_name -> conveyor.router.state.v1.StoreCheckpoints
-	18, // 14: conveyor.router.state.v1.Command.release_pipeline:type_name -> conveyor.router.state.v1.ReleasePipeline
-	2,  // 15: conveyor.router.state.v1.Command.announce_router:type_name -> conveyor.router.state.v1.AnnounceRouter
-	3,  // 16: conveyor.router.state.v1.Command.forget_router:type_name -> conveyor.router.state.v1.ForgetRouter
-	4,  // 17: conveyor.router.state.v1.Command.store_letter_mark:type_name -> conveyor.router.state.v1.StoreLetterMark
-	5,  // 18: conveyor.router.state.v1.Command.open_client_session:type_name -> conveyor.router.state.v1.OpenClientSession
-	6,  // 19: conveyor.router.state.v1.Command.end_client_session:type_name -> conveyor.router.state.v1.EndClientSession
-	26, // 20: conveyor.router.state.v1.AnnounceRouter.router:type_name -> conveyor.router.state.v1.Router
-	9,  // 21: conveyor.router.state.v1.PutResources.resources:type_name -> conveyor.router.state.v1.PutResource
-	30, // 22: conveyor.router.state.v1.AdoptPlan.plan:type_name -> conveyor.router.state.v1.Plan
-	20, // 23: conveyor.router.state.v1.Assign.changes:type_name -> conveyor.router.state.v1.AssignChange
-	22, // 24: conveyor.router.state.v1.EndAssignments.ended:type_name -> conveyor.router.state.v1.EndedAssignment
-	35, // 25: conveyor.router.state.v1.StoreCheckpoints.checkpoints:type_name -> conveyor.router.state.v1.Checkpoint
-	29, // 26: conveyor.router.state.v1.ClientSession.made:type_name -> conveyor.router.state.v1.MadeChange
-	31, // 27: conveyor.router.state.v1.Plan.stages:type_name -> conveyor.router.state.v1.Stage
-	32, // 28: conveyor.router.state.v1.Plan.edges:type_name -> conveyor.router.state.v1.Edge
-	30, // 29: conveyor.router.state.v1.Pipeline.plan:type_name -> conveyor.router.state.v1.Plan
-	24, // 30: conveyor.router.state.v1.SnapshotEntry.resource:type_name -> conveyor.router.state.v1.Resource
-	25, // 31: conveyor.router.state.v1.SnapshotEntry.session:type_name -> conveyor.router.state.v1.Session
-	33, // 32: conveyor.router.state.v1.SnapshotEntry.pipeline:type_name -> conveyor.router.state.v1.Pipeline
-	34, // 33: conveyor.router.state.v1.SnapshotEntry.assignment:type_name -> conveyor.router.state.v1.Assignment
-	35, // 34: conveyor.router.state.v1.SnapshotEntry.checkpoint:type_name -> conveyor.router.state.v1.Checkpoint
-	38, // 35: conveyor.router.state.v1.SnapshotEntry.end:type_name -> conveyor.router.state.v1.SnapshotEnd
-	26, // 36: conveyor.router.state.v1.SnapshotEntry.router:type_name -> conveyor.router.state.v1.Router
-	27, // 37: conveyor.router.state.v1.SnapshotEntry.letter_mark:type_name -> conveyor.router.state.v1.LetterMark
-	28, // 38: conveyor.router.state.v1.SnapshotEntry.client_session:type_name -> conveyor.router.state.v1.ClientSession
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	8,  // 1: conveyor.router.state.v1.Command.found:type_name -> conveyor.router.state.v1.Found
+	9,  // 2: conveyor.router.state.v1.Command.put_resources:type_name -> conveyor.router.state.v1.PutResources
+	11, // 3: conveyor.router.state.v1.Command.delete_resource:type_name -> conveyor.router.state.v1.DeleteResource
+	12, // 4: conveyor.router.state.v1.Command.open_session:type_name -> conveyor.router.state.v1.OpenSession
+	13, // 5: conveyor.router.state.v1.Command.end_session:type_name -> conveyor.router.state.v1.EndSession
+	14, // 6: conveyor.router.state.v1.Command.set_endpoints:type_name -> conveyor.router.state.v1.SetEndpoints
+	15, // 7: conveyor.router.state.v1.Command.adopt_plan:type_name -> conveyor.router.state.v1.AdoptPlan
+	16, // 8: conveyor.router.state.v1.Command.drain_pipeline:type_name -> conveyor.router.state.v1.DrainPipeline
+	17, // 9: conveyor.router.state.v1.Command.cut_pipeline:type_name -> conveyor.router.state.v1.CutPipeline
+	18, // 10: conveyor.router.state.v1.Command.restart_pipeline:type_name -> conveyor.router.state.v1.RestartPipeline
+	20, // 11: conveyor.router.state.v1.Command.assign:type_name -> conveyor.router.state.v1.Assign
+	22, // 12: conveyor.router.state.v1.Command.end_assignments:type_name -> conveyor.router.state.v1.EndAssignments
+	24, // 13: conveyor.router.state.v1.Command.store_checkpoints:type_name -> conveyor.router.state.v1.StoreCheckpoints
+	19, // 14: conveyor.router.state.v1.Command.release_pipeline:type_name -> conveyor.router.state.v1.ReleasePipeline
+	3,  // 15: conveyor.router.state.v1.Command.announce_router:type_name -> conveyor.router.state.v1.AnnounceRouter
+	4,  // 16: conveyor.router.state.v1.Command.forget_router:type_name -> conveyor.router.state.v1.ForgetRouter
+	5,  // 17: conveyor.router.state.v1.Command.store_letter_mark:type_name -> conveyor.router.state.v1.StoreLetterMark
+	6,  // 18: conveyor.router.state.v1.Command.open_client_session:type_name -> conveyor.router.state.v1.OpenClientSession
+	7,  // 19: conveyor.router.state.v1.Command.end_client_session:type_name -> conveyor.router.state.v1.EndClientSession
+	2,  // 20: conveyor.router.state.v1.Command.answer_client:type_name -> conveyor.router.state.v1.AnswerClient
+	27, // 21: conveyor.router.state.v1.AnnounceRouter.router:type_name -> conveyor.router.state.v1.Router
+	10, // 22: conveyor.router.state.v1.PutResources.resources:type_name -> conveyor.router.state.v1.PutResource
+	31, // 23: conveyor.router.state.v1.AdoptPlan.plan:type_name -> conveyor.router.state.v1.Plan
+	21, // 24: conveyor.router.state.v1.Assign.changes:type_name -> conveyor.router.state.v1.AssignChange
+	23, // 25: conveyor.router.state.v1.EndAssignments.ended:type_name -> conveyor.router.state.v1.EndedAssignment
+	36, // 26: conveyor.router.state.v1.StoreCheckpoints.checkpoints:type_name -> conveyor.router.state.v1.Checkpoint
+	30, // 27: conveyor.router.state.v1.ClientSession.decided:type_name -> conveyor.router.state.v1.DecidedChange
+	32, // 28: conveyor.router.state.v1.Plan.stages:type_name -> conveyor.router.state.v1.Stage
+	33, // 29: conveyor.router.state.v1.Plan.edges:type_name -> conveyor.router.state.v1.Edge
+	31, // 30: conveyor.router.state.v1.Pipeline.plan:type_name -> conveyor.router.state.v1.Plan
+	25, // 31: conveyor.router.state.v1.SnapshotEntry.resource:type_name -> conveyor.router.state.v1.Resource
+	26, // 32: conveyor.router.state.v1.SnapshotEntry.session:type_name -> conveyor.router.state.v1.Session
+	34, // 33: conveyor.router.state.v1.SnapshotEntry.pipeline:type_name -> conveyor.router.state.v1.Pipeline
+	35, // 34: conveyor.router.state.v1.SnapshotEntry.assignment:type_name -> conveyor.router.state.v1.Assignment
+	36, // 35: conveyor.router.state.v1.SnapshotEntry.checkpoint:type_name -> conveyor.router.state.v1.Checkpoint
+	39, // 36: conveyor.router.state.v1.SnapshotEntry.end:type_name -> conveyor.router.state.v1.SnapshotEnd
+	27, // 37: conveyor.router.state.v1.SnapshotEntry.router:type_name -> conveyor.router.state.v1.Router
+	28, // 38: conveyor.router.state.v1.SnapshotEntry.letter_mark:type_name -> conveyor.router.state.v1.LetterMark
+	29, // 39: conveyor.router.state.v1.SnapshotEntry.client_session:type_name -> conveyor.router.state.v1.ClientSession
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_state_proto_init() }
@@ -3599,8 +3695,9 @@ func file_state_proto_init() {
 		(*Command_StoreLetterMark)(nil),
 		(*Command_OpenClientSession)(nil),
 		(*Command_EndClientSession)(nil),
+		(*Command_AnswerClient)(nil),
 	}
-	file_state_proto_msgTypes[37].OneofWrappers = []any{
+	file_state_proto_msgTypes[38].OneofWrappers = []any{
 		(*SnapshotEntry_Resource)(nil),
 		(*SnapshotEntry_Session)(nil),
 		(*SnapshotEntry_Pipeline)(nil),
@@ -3617,7 +3714,7 @@ func file_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_state_proto_rawDesc), len(file_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
