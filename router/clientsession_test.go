@@ -1,6 +1,9 @@
 package router_test
 
 import (
+	"fmt"
+	"strings"
+	"sync"
 	"testing"
 
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
@@ -98,4 +101,33 @@ func TestClientSession_ALateCopyOfAnAnsweredChangeDoesNothing(t *testing.T) {
 	mustRefuse(t, restart(), "NOT_FOUND")
 	n.apply(simple...)
 	mustRefuse(t, restart(), "NOT_FOUND")
+}
+
+func TestApply_TheRevisionIsThatOfTheChangeAndNotOfALaterOne(t *testing.T) {
+	n := start(t, testConfig(t.TempDir()))
+	const writers, rounds = 4, 25
+	var mu sync.Mutex
+	seen := map[uint64]string{}
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for i := range rounds {
+				resp, err := n.tryApply(fmt.Sprintf(`{"apiVersion":"conveyor.etl/v1","kind":"Source","metadata":{"name":"in","labels":{"v":"%d-%d"}},"spec":{"connector":{"type":"file"}}}`, w, i))
+				if err != nil {
+					continue // others were faster too often
+				}
+				r := resp.GetResults()[0].GetResource()
+				mu.Lock()
+				if other, twice := seen[r.GetRevision()]; twice || !strings.Contains(string(r.GetManifest()), fmt.Sprintf("%d-%d", w, i)) {
+					t.Errorf("revision %d is said to be of %d-%d and of %s: %s", r.GetRevision(), w, i, other, r.GetManifest())
+				}
+				seen[r.GetRevision()] = fmt.Sprintf("%d-%d", w, i)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if len(seen) < rounds {
+		t.Errorf("only %d changes were made", len(seen))
+	}
 }

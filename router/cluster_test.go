@@ -281,6 +281,14 @@ func TestCluster_WithoutAMajorityItSaysSoAndAnswersStaleReads(t *testing.T) {
 	c := startCluster(t, 3)
 	f := c.follower()
 	f.apply(simple...)
+	// The majority that took it need not have been this one.
+	await(t, func() string {
+		resp, err := f.admin.ListResources(t.Context(), &controlv1.ListResourcesRequest{Stale: true})
+		if err != nil {
+			return err.Error()
+		}
+		return differs(len(resp.GetResources()), len(simple))
+	})
 	for _, m := range c.nodes {
 		if m != f {
 			m.stop()

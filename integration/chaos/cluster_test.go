@@ -178,7 +178,7 @@ func TestCluster_AnswersAreThoseOfOneRouterWhateverFails(t *testing.T) {
 	h := chaos.NewHistory()
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	var wg sync.WaitGroup
+	var wg, watcher sync.WaitGroup
 	var mu sync.Mutex
 	acknowledged := map[uint64]string{}
 	refused := 0
@@ -216,7 +216,8 @@ func TestCluster_AnswersAreThoseOfOneRouterWhateverFails(t *testing.T) {
 	w := &watched{}
 	watching, endWatch := context.WithCancel(t.Context())
 	defer endWatch()
-	wg.Go(func() { w.run(watching, r.dial()) })
+	observer := r.dial()
+	watcher.Go(func() { w.run(watching, observer) })
 
 	faults := 0
 	for until := time.Now().Add(time.Duration(*minutes * float64(time.Minute))); time.Now().Before(until); faults++ {
@@ -239,6 +240,7 @@ func TestCluster_AnswersAreThoseOfOneRouterWhateverFails(t *testing.T) {
 		pass(t, time.Duration(random.IntN(2000))*time.Millisecond)
 	}
 	stop()
+	wg.Wait()
 	for _, router := range r.cluster {
 		router.AwaitReady()
 	}
@@ -254,7 +256,7 @@ func TestCluster_AnswersAreThoseOfOneRouterWhateverFails(t *testing.T) {
 		return ""
 	})
 	endWatch()
-	wg.Wait()
+	watcher.Wait()
 	t.Logf("%d faults, %d operations, %d writes acknowledged, %d with unknown outcome", faults, h.Len(), len(acknowledged), refused)
 	if len(acknowledged) < faults*3 {
 		t.Errorf("only %d writes were acknowledged: the run proves nothing", len(acknowledged))

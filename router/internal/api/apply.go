@@ -83,7 +83,7 @@ func (a *admin) put(ctx context.Context, req *controlv1.ApplyRequest, owner stri
 			d, err := a.answer(ctx, req.GetCommand(), actions(resp), nil)
 			return resp, d, err
 		}
-		d, err := a.propose(ctx, &statepb.Command{Client: client(req.GetCommand(), actions(resp)), Kind: &statepb.Command_PutResources{PutResources: put}})
+		index, d, err := a.proposeAt(ctx, &statepb.Command{Client: client(req.GetCommand(), actions(resp)), Kind: &statepb.Command_PutResources{PutResources: put}})
 		var rejection *state.RejectedError
 		if errors.As(err, &rejection) && rejection.Reason == state.Conflict && try < applyTries {
 			continue
@@ -91,7 +91,7 @@ func (a *admin) put(ctx context.Context, req *controlv1.ApplyRequest, owner stri
 		if err != nil || d != nil {
 			return nil, d, toWire(err)
 		}
-		return a.applied(resp), nil, nil
+		return a.applied(resp, index), nil, nil
 	}
 }
 
@@ -122,15 +122,19 @@ func (a *admin) again(d *state.Decided, manifests []*manifest, err error) (*cont
 		}
 		resp.Results = append(resp.Results, result)
 	}
-	return a.applied(resp), nil
+	return a.applied(resp, d.Index), nil
 }
 
-// applied fills in what the state made of the resources. One that is gone again already stays as it was compared.
-func (a *admin) applied(resp *controlv1.ApplyResponse) *controlv1.ApplyResponse {
+// applied fills in what the command at an index made of the resources. What somebody else has changed or deleted since stays as this command had it.
+func (a *admin) applied(resp *controlv1.ApplyResponse, index uint64) *controlv1.ApplyResponse {
 	view := a.Machine.View()
 	for _, r := range resp.GetResults() {
-		if now := view.Resources[keyOf(&controlv1.ResourceRef{Kind: r.Resource.GetKind(), Namespace: r.Resource.GetNamespace(), Name: r.Resource.GetName()})]; now != nil {
+		now := view.Resources[keyOf(&controlv1.ResourceRef{Kind: r.Resource.GetKind(), Namespace: r.Resource.GetNamespace(), Name: r.Resource.GetName()})]
+		switch changed := r.GetAction() != controlv1.ApplyAction_APPLY_ACTION_UNCHANGED; {
+		case now != nil && now.GetRevision() <= index:
 			r.Resource = toResource(now)
+		case changed:
+			r.Resource.Revision = index
 		}
 	}
 	return resp

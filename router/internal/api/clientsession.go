@@ -68,12 +68,18 @@ func (a *admin) decided(ctx context.Context, c *controlv1.Command) (*state.Decid
 
 // propose applies a client's change. It returns how the change was decided before, when it is a repeat.
 func (a *admin) propose(ctx context.Context, cmd *statepb.Command) (*state.Decided, error) {
+	_, d, err := a.proposeAt(ctx, cmd)
+	return d, err
+}
+
+// proposeAt is propose, and returns the index of the command too.
+func (a *admin) proposeAt(ctx context.Context, cmd *statepb.Command) (uint64, *state.Decided, error) {
 	r, err := a.Controller.Propose(ctx, cmd)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	d, _ := r.Value.(*state.Decided)
-	return d, nil
+	return r.Index, d, nil
 }
 
 // answer records that a change ends without one of the state: as reply says, or as the refusal does. A copy of it that comes late is answered alike then, and not made at
