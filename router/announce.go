@@ -153,19 +153,19 @@ func (r *Router) letterCluster() *letters.Cluster {
 }
 
 // letterRoutes are the letters' addresses of all members, once all have announced themselves.
-func (r *Router) letterRoutes() ([]string, bool) {
+func (r *Router) letterRoutes() (map[string]string, bool) {
 	members, err := r.members()
 	if err != nil || len(members) == 0 {
 		return nil, false
 	}
 	view := r.machine.View()
-	var out []string
+	out := make(map[string]string, len(members))
 	for id := range members {
 		known := view.Routers[id]
 		if known == nil {
 			return nil, false
 		}
-		out = append(out, known.GetLettersAddress())
+		out[id] = known.GetLettersAddress()
 	}
 	return out, true
 }

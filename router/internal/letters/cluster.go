@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,8 +33,9 @@ type Cluster struct {
 	ServerName string
 	// Listen is where the others are accepted, host:port.
 	Listen string
-	// Routes are the addresses of all members, this one included; ok is false until all are known.
-	Routes func() (routes []string, ok bool)
+	// Routes are the addresses of all members by their server names, this one included; ok is false until all are known. They may be out of date for a while, until each
+	// member has said where it is now.
+	Routes func() (routes map[string]string, ok bool)
 	// TLS is for both directions; nil keeps to this machine. See embed.Cluster.
 	TLS *tls.Config
 	// VerifyPeer judges the certificate of another router, in both directions; it is only asked about those that TLS has verified. Nil accepts them all.
@@ -49,7 +51,7 @@ func (s *Store) runCluster(ctx context.Context) {
 	s.once.Do(func() { close(s.opened) }) // what waits for it would wait for other routers
 	retry := firstRetry
 	for ctx.Err() == nil {
-		server, err := s.openServer(ctx)
+		server, routes, err := s.openServer(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
 				s.log.Error("dead-letter server cannot be started; lanes with failed records wait", "err", err, "again", retry)
@@ -63,7 +65,7 @@ func (s *Store) runCluster(ctx context.Context) {
 		s.mu.Lock()
 		s.server = server
 		s.mu.Unlock()
-		s.serveCluster(ctx, server)
+		s.serveCluster(ctx, server, routes)
 		s.mu.Lock()
 		s.server = nil
 		s.mu.Unlock()
@@ -75,34 +77,48 @@ func (s *Store) runCluster(ctx context.Context) {
 }
 
 // openServer waits until the members are known. A new cluster begins with at least three of them, so that each letter can have its copies.
-func (s *Store) openServer(ctx context.Context) (*embed.Server, error) {
+func (s *Store) openServer(ctx context.Context) (*embed.Server, map[string]string, error) {
 	dir := filepath.Join(s.dir, sharedDir)
 	for {
 		routes, ok := s.cluster.Routes()
 		_, err := os.Stat(dir)
 		switch {
 		case ok && len(routes) >= copies, ok && len(routes) > 1 && err == nil:
-			return embed.Open(embed.Config{
+			server, err := embed.Open(embed.Config{
 				Dir: dir, ServerName: s.cluster.ServerName, Logger: s.log,
-				Cluster: &embed.Cluster{Name: s.cluster.Name(), Listen: s.cluster.Listen, Routes: routes, TLS: s.cluster.TLS, VerifyPeer: s.cluster.VerifyPeer},
+				Cluster: &embed.Cluster{
+					Name: s.cluster.Name(), Listen: s.cluster.Listen, Routes: slices.Collect(maps.Values(routes)), TLS: s.cluster.TLS, VerifyPeer: s.cluster.VerifyPeer,
+				},
 			})
+			return server, routes, err
 		case ok:
 			s.set(nil, fmt.Errorf("the letters are kept by %d routers, and the cluster has %d: add the others", copies, len(routes)))
 		default:
 			s.set(nil, errors.New("not all routers of the cluster have been heard of yet"))
 		}
 		if !pause(ctx, lookEvery) {
-			return nil, context.Cause(ctx)
+			return nil, nil, context.Cause(ctx)
 		}
 	}
 }
 
-// serveCluster opens the store whenever this router leads, until ctx ends or the server fails.
-func (s *Store) serveCluster(ctx context.Context, server *embed.Server) {
+// moved reports whether a member is not any more where the server was told. Members that come or go are no reason for a new server: they find those that are there.
+func (s *Store) moved(routes map[string]string) bool {
+	now, ok := s.cluster.Routes()
+	for name, address := range now {
+		if before := routes[name]; ok && before != "" && before != address {
+			return true
+		}
+	}
+	return false
+}
+
+// serveCluster opens the store whenever this router leads, until ctx ends, the server fails, or another one is needed.
+func (s *Store) serveCluster(ctx context.Context, server *embed.Server, routes map[string]string) {
 	retry := firstRetry
 	for {
 		s.set(nil, errors.New("this router does not lead the cluster"))
-		leading, ok := s.awaitLeading(ctx, server)
+		leading, ok := s.awaitLeading(ctx, server, routes)
 		if !ok {
 			return
 		}
@@ -112,7 +128,7 @@ func (s *Store) serveCluster(ctx context.Context, server *embed.Server) {
 			s.set(nil, err)
 			// Right after a start the servers elect, which is no news.
 			s.log.Debug("dead-letter store cannot be opened yet", "err", err, "again", retry)
-			if !pause(ctx, retry) {
+			if s.moved(routes) || !pause(ctx, retry) {
 				return
 			}
 			retry = min(2*retry, lastRetry/10)
@@ -121,38 +137,50 @@ func (s *Store) serveCluster(ctx context.Context, server *embed.Server) {
 		retry = firstRetry
 		s.set(store, nil)
 		s.log.Info("dead-letter store is open")
-		failed := false
-		select {
-		case <-ctx.Done():
-		case <-leading.Done():
-		case <-server.Failed():
-			s.log.Error("dead-letter server failed; it is being started again", "err", server.Err())
-			failed = true
-		}
+		over := s.keepOpen(ctx, leading, server, routes)
 		s.set(nil, errors.New("this router does not lead the cluster"))
 		if err := store.Close(); err != nil {
 			s.log.Warn("dead-letter store did not close well", "err", err)
 		}
 		hangUp()
-		if failed || ctx.Err() != nil {
+		if over {
 			return
 		}
 	}
 }
 
-// awaitLeading waits until this router leads; false when the server failed, or ctx ended, before.
-func (s *Store) awaitLeading(ctx context.Context, server *embed.Server) (context.Context, bool) {
+// keepOpen waits while the store can stay open; over says that the server cannot go on either.
+func (s *Store) keepOpen(ctx, leading context.Context, server *embed.Server, routes map[string]string) (over bool) {
+	for leading.Err() == nil {
+		if s.useless(server, routes) || !pause(ctx, lookEvery) {
+			return true
+		}
+	}
+	return false
+}
+
+// useless reports, and says, that another server is needed.
+func (s *Store) useless(server *embed.Server, routes map[string]string) bool {
+	select {
+	case <-server.Failed():
+		s.log.Error("dead-letter server failed; it is being started again", "err", server.Err())
+		return true
+	default:
+	}
+	if s.moved(routes) {
+		s.log.Info("dead-letter server is started again, for another one is at another address now")
+		return true
+	}
+	return false
+}
+
+// awaitLeading waits until this router leads; false when ctx ended, or another server is needed, before.
+func (s *Store) awaitLeading(ctx context.Context, server *embed.Server, routes map[string]string) (context.Context, bool) {
 	for {
 		if leading, ok := s.cluster.Leading(); ok {
 			return leading, true
 		}
-		select {
-		case <-server.Failed():
-			s.log.Error("dead-letter server failed; it is being started again", "err", server.Err())
-			return nil, false
-		default:
-		}
-		if !pause(ctx, lookEvery) {
+		if s.useless(server, routes) || !pause(ctx, lookEvery) {
 			return nil, false
 		}
 	}

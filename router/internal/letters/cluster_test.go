@@ -92,7 +92,9 @@ func (r *routers) logger() *slog.Logger {
 func (r *routers) start(i int) {
 	s := letters.New(r.dirs[i], &letters.Cluster{
 		Name: func() string { return "test" }, ServerName: r.names[i], Listen: r.routes[i],
-		Routes: func() ([]string, bool) { return r.routes, true },
+		Routes: func() (map[string]string, bool) {
+			return map[string]string{r.names[0]: r.routes[0], r.names[1]: r.routes[1], r.names[2]: r.routes[2]}, true
+		},
 		Leading: func() (context.Context, bool) {
 			r.shared.mu.Lock()
 			defer r.shared.mu.Unlock()

@@ -1,0 +1,109 @@
+package router_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+)
+
+func TestCluster_MembersComeAndGo(t *testing.T) {
+	c := startCluster(t, 3)
+	f := c.follower()
+	f.apply(simple...)
+	four := c.join("4")
+	four.cfg.Peers = c.peers
+	four.start()
+	// It waits, and says for what.
+	await(t, func() string {
+		_, err := four.admin.GetCluster(t.Context(), &controlv1.GetClusterRequest{})
+		if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "conveyor cluster add") {
+			return fmt.Sprint(err)
+		}
+		return ""
+	})
+	added, err := f.admin.AddRouter(t.Context(), &controlv1.AddRouterRequest{Address: four.conn.Target()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := added.GetServer().GetId()
+	if again, err := f.admin.AddRouter(t.Context(), &controlv1.AddRouterRequest{Address: four.conn.Target()}); err != nil || again.GetServer().GetId() != id {
+		t.Errorf("added again: %v %v", again, err)
+	}
+	await(t, func() string {
+		if _, err := f.admin.PromoteRouter(t.Context(), &controlv1.PromoteRouterRequest{Id: id}); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	four.awaitReady()
+	if list, err := four.admin.ListResources(t.Context(), &controlv1.ListResourcesRequest{}); err != nil || len(list.GetResources()) != len(simple) {
+		t.Errorf("the new router: %v %v", list, err)
+	}
+	// A leader that is removed hands over first; who asks is told to ask again.
+	leaderID := c.leader().info().GetLeaderId()
+	await(t, func() string {
+		if _, err := four.admin.RemoveRouter(t.Context(), &controlv1.RemoveRouterRequest{Id: leaderID}); err != nil && reason(err) != "NOT_FOUND" {
+			return err.Error()
+		}
+		return ""
+	})
+	info := four.info()
+	if len(info.GetServers()) != 3 || info.GetLeaderId() == leaderID {
+		t.Errorf("after the removal of %s: %v", leaderID, info)
+	}
+	_, err = four.admin.RemoveRouter(t.Context(), &controlv1.RemoveRouterRequest{Id: leaderID})
+	mustRefuse(t, err, "NOT_FOUND")
+}
+
+func TestCluster_AWipedDiskComesBackAsANewRouterWithoutAVote(t *testing.T) {
+	c := startCluster(t, 3)
+	f := c.follower()
+	f.apply(simple...)
+	f.stop()
+	f.cfg.DataDir = t.TempDir()
+	f.start()
+	_, err := f.admin.ListResources(t.Context(), &controlv1.ListResourcesRequest{})
+	mustRefuse(t, err, "NO_QUORUM")
+	l := c.leader()
+	var old string
+	await(t, func() string {
+		for _, s := range l.info().GetServers() {
+			if strings.HasPrefix(s.GetId(), f.id+"-") && strings.Contains(s.GetProblem(), "remove this member and add that one") {
+				old = s.GetId()
+				return ""
+			}
+		}
+		return fmt.Sprint("the cluster does not notice: ", l.info().GetServers())
+	})
+	_, err = l.admin.AddRouter(t.Context(), &controlv1.AddRouterRequest{Address: f.conn.Target()})
+	mustRefuse(t, err, "CONFLICT")
+	if _, err := l.admin.RemoveRouter(t.Context(), &controlv1.RemoveRouterRequest{Id: old}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.admin.AddRouter(t.Context(), &controlv1.AddRouterRequest{Address: f.conn.Target()}); err != nil {
+		t.Fatal(err)
+	}
+	f.awaitReady()
+}
+
+func TestCluster_RefusesToLoseItsMajority(t *testing.T) {
+	c := startCluster(t, 3)
+	gone := c.follower()
+	gone.stop()
+	l := c.leader()
+	for _, s := range l.info().GetServers() {
+		if strings.HasPrefix(s.GetId(), gone.id+"-") || s.GetId() == l.info().GetLeaderId() {
+			continue
+		}
+		_, err := l.admin.RemoveRouter(t.Context(), &controlv1.RemoveRouterRequest{Id: s.GetId()})
+		mustRefuse(t, err, "CONFLICT")
+		if !strings.Contains(err.Error(), "no majority") {
+			t.Errorf("it says %v", err)
+		}
+	}
+}
