@@ -15,6 +15,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/conveyor-etl/conveyor/internal/atomicfile"
 )
 
 const (
@@ -24,8 +26,7 @@ const (
 	// backdated allows for clocks that differ.
 	backdated = 10 * time.Minute
 
-	fileMode = 0o600
-	dirMode  = 0o700
+	dirMode = 0o700
 )
 
 // Authority makes the certificates of one cluster.
@@ -164,22 +165,10 @@ func keyPEM(key *ecdsa.PrivateKey) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// writeFile replaces a file as a whole, readable by its owner only.
+// writeFile replaces a file as a whole, readable by its owner only, in a folder that it makes if needed.
 func writeFile(path string, content []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*") // has mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(content)
-	err = errors.Join(err, tmp.Chmod(fileMode), tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(tmp.Name()))
-	}
-	return nil
+	return atomicfile.Write(path, content)
 }

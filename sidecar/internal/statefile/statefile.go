@@ -18,6 +18,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/conveyor-etl/conveyor/internal/atomicfile"
 	"github.com/conveyor-etl/conveyor/internal/lock"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 )
@@ -131,7 +132,7 @@ func (f *File) Close() error { return f.lock.Close() }
 func (f *File) write(s State) error {
 	data, err := encode(s)
 	if err == nil {
-		err = replace(f.path, data)
+		err = atomicfile.Write(f.path, data)
 	}
 	if err != nil {
 		return fmt.Errorf("write state file %s: %w", f.path, err)
@@ -210,28 +211,4 @@ func read(path string) (State, error) {
 		return State{}, &CorruptError{Path: path, Reason: reason}
 	}
 	return s, nil
-}
-
-// replace puts data at path so that after a power loss there is either the old content or the new.
-func replace(path string, data []byte) error {
-	next := path + ".next"
-	out, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = out.Write(data)
-	if err == nil {
-		err = out.Sync()
-	}
-	if err = errors.Join(err, out.Close()); err != nil {
-		return errors.Join(err, os.Remove(next))
-	}
-	if err := os.Rename(next, path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
