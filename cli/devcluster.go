@@ -51,14 +51,18 @@ func (a *app) startCluster(ctx context.Context, f *devFlags, dir string) (c *dev
 		return nil, fmt.Errorf("find this program, to start routers with it: %w", err)
 	}
 	routers, err := devcluster.Open(ctx, devcluster.Config{
-		Nodes: f.nodes, FirstPort: f.port, DataDir: dir,
+		Nodes: f.nodes, FirstPort: f.port, Listen: listenFrom, DataDir: dir,
 		Command: func(r devcluster.Router) *exec.Cmd { return routerCommand(self, r) },
 		Ended: func(r devcluster.Router, how string) {
 			say(a.env.Stderr, "%s (process %d) has ended: %s; start it again with `conveyor dev start %s`", r.Name, r.PID, how, r.Name)
 		},
 	})
+	var known *fault
+	if err != nil && !errors.As(err, &known) {
+		err = &fault{exit: exitFailed, code: "CLUSTER_FAILED", err: err}
+	}
 	if err != nil {
-		return nil, &fault{exit: exitFailed, code: "CLUSTER_FAILED", err: err}
+		return nil, err
 	}
 	c = &devCluster{routers: routers}
 	defer func() {

@@ -3,6 +3,7 @@ package devcluster
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,20 +17,25 @@ import (
 	"sync"
 	"time"
 
+	"github.com/conveyor-etl/conveyor/internal/atomicfile"
 	"github.com/conveyor-etl/conveyor/internal/env"
 )
 
 const (
 	stopTimeout = 15 * time.Second
 	logFile     = "router.log"
+	portsFile   = "router-ports.json"
 )
 
 // Config says what to run.
 type Config struct {
 	// Nodes is how many routers.
 	Nodes int
-	// FirstPort is that of the first router's API; the others have the next free ones.
+	// FirstPort is that of the first router's API; the others have the next free ones. A data directory that was used before keeps its ports: routers know each other
+	// by them.
 	FirstPort int
+	// Listen opens a port of loopback, the given one or one of the next; 0 takes any.
+	Listen func(ctx context.Context, port int) (net.Listener, error)
 	// DataDir holds a directory for each router, router-1 and so on.
 	DataDir string
 	// Command makes the command of one router; it must end when its standard input does.
@@ -79,7 +85,7 @@ func Open(ctx context.Context, cfg Config) (*Cluster, error) {
 		return nil, err
 	}
 	c := &Cluster{cfg: cfg}
-	if err := c.choosePorts(ctx); err != nil {
+	if err := c.prepare(ctx); err != nil {
 		return nil, err
 	}
 	for _, p := range c.routers {
@@ -90,51 +96,110 @@ func Open(ctx context.Context, cfg Config) (*Cluster, error) {
 	return c, nil
 }
 
+// ports of one router.
+type ports struct {
+	API     int `json:"api"`
+	Metrics int `json:"metrics"`
+	DLQ     int `json:"dlq"`
+}
+
+// prepare gives every router its place.
+func (c *Cluster) prepare(ctx context.Context) error {
+	all, err := c.ports(ctx)
+	if err != nil {
+		return err
+	}
+	var peers env.Peers
+	for i, p := range all {
+		n := i + 1
+		r := &process{Router: Router{
+			Name: "router-" + strconv.Itoa(n), Number: n, Address: loopback(p.API), Metrics: loopback(p.Metrics), DLQPort: p.DLQ,
+		}}
+		r.DataDir = filepath.Join(c.cfg.DataDir, r.Name)
+		r.Log = filepath.Join(r.DataDir, logFile)
+		peers = append(peers, env.Peer{ID: strconv.Itoa(n), Address: env.HostPort{Host: "127.0.0.1", Port: p.API}})
+		c.routers = append(c.routers, r)
+	}
+	for _, r := range c.routers {
+		r.Peers = peers
+	}
+	return nil
+}
+
+func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+// ports are those that the data directory has kept, or free ones that it keeps from now on.
+func (c *Cluster) ports(ctx context.Context) ([]ports, error) {
+	path := filepath.Join(c.cfg.DataDir, portsFile)
+	b, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		all, err := c.choosePorts(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if b, err = json.Marshal(all); err != nil {
+			return nil, fmt.Errorf("keep the ports of the routers: %w", err)
+		}
+		if err := os.MkdirAll(c.cfg.DataDir, 0o700); err != nil {
+			return nil, fmt.Errorf("keep the ports of the routers: %w", err)
+		}
+		return all, atomicfile.Write(path, b)
+	case err != nil:
+		return nil, fmt.Errorf("read the ports of the routers: %w", err)
+	}
+	var all []ports
+	if err := json.Unmarshal(b, &all); err != nil || len(all) != c.cfg.Nodes {
+		return nil, fmt.Errorf("%s does not hold the ports of %d routers: move %s away to begin anew", path, c.cfg.Nodes, c.cfg.DataDir)
+	}
+	for _, p := range all {
+		for _, port := range []int{p.API, p.Metrics, p.DLQ} {
+			if err := c.free(ctx, port); err != nil {
+				return nil, fmt.Errorf("the routers of %s know each other by their ports, and one of these is taken: %w; end who uses it, or give another --data", c.cfg.DataDir, err)
+			}
+		}
+	}
+	return all, nil
+}
+
+// free reports whether nobody listens on a port.
+func (c *Cluster) free(ctx context.Context, port int) error {
+	var lc net.ListenConfig
+	lis, err := lc.Listen(ctx, "tcp", loopback(port))
+	if err != nil {
+		return err
+	}
+	return lis.Close()
+}
+
 // choosePorts finds ports that are free now. Somebody else may take one before it is used.
-func (c *Cluster) choosePorts(ctx context.Context) (err error) {
+func (c *Cluster) choosePorts(ctx context.Context) (all []ports, err error) {
 	var held []net.Listener // until all are chosen, so that none is chosen twice
 	defer func() {
 		for _, lis := range held {
 			err = errors.Join(err, lis.Close())
 		}
 	}()
-	free := func(first int) (int, error) {
-		lis, err := freePort(ctx, first)
-		if err != nil {
-			return 0, err
-		}
-		held = append(held, lis)
-		return lis.Addr().(*net.TCPAddr).Port, nil
-	}
 	next := c.cfg.FirstPort
-	var peers env.Peers
-	for n := 1; n <= c.cfg.Nodes; n++ {
-		p := &process{Router: Router{Name: "router-" + strconv.Itoa(n), Number: n}}
-		p.DataDir = filepath.Join(c.cfg.DataDir, p.Name)
-		p.Log = filepath.Join(p.DataDir, logFile)
-		port, err := free(next)
-		if err != nil {
-			return err
+	for range c.cfg.Nodes {
+		var p ports
+		for _, one := range []struct {
+			to    *int
+			first int
+		}{{&p.API, next}, {&p.Metrics, 0}, {&p.DLQ, 0}} {
+			lis, err := c.cfg.Listen(ctx, one.first)
+			if err != nil {
+				return nil, err
+			}
+			held = append(held, lis)
+			*one.to = lis.Addr().(*net.TCPAddr).Port
 		}
 		if next != 0 {
-			next = port + 1
+			next = p.API + 1
 		}
-		p.Address = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-		ops, err := free(0)
-		if err != nil {
-			return err
-		}
-		p.Metrics = net.JoinHostPort("127.0.0.1", strconv.Itoa(ops))
-		if p.DLQPort, err = free(0); err != nil {
-			return err
-		}
-		peers = append(peers, env.Peer{ID: strconv.Itoa(n), Address: env.HostPort{Host: "127.0.0.1", Port: port}})
-		c.routers = append(c.routers, p)
+		all = append(all, p)
 	}
-	for _, p := range c.routers {
-		p.Peers = peers
-	}
-	return nil
+	return all, nil
 }
 
 // checkDir refuses a directory of another number of routers: what it holds would not be found.
@@ -163,24 +228,7 @@ func checkDir(dir string, nodes int) error {
 	return nil
 }
 
-// portsTried is how many ports are tried when the first is taken.
-const portsTried = 50
-
-// freePort opens a port that nothing listens on, from the given one on; 0 takes any.
-func freePort(ctx context.Context, first int) (net.Listener, error) {
-	var lc net.ListenConfig
-	for port := first; ; port++ {
-		lis, err := lc.Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err == nil {
-			return lis, nil
-		}
-		if first == 0 || port-first >= portsTried || port >= 65535 {
-			return nil, fmt.Errorf("find a free port from %d on: %w", first, err)
-		}
-	}
-}
-
-// Start starts a router that does not run; running says that it does.
+// Start starts a router. One that runs already is an error.
 func (c *Cluster) Start(name string) (r Router, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
