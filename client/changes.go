@@ -22,53 +22,54 @@ const (
 // changes numbers the changes of a client under a session of the routers', so that one which is repeated after a lost answer is made once. The session is opened at the
 // first change.
 type changes struct {
-	room chan struct{} // holds one for each change under way
+	opening chan struct{} // holds one while a session is opened
 
 	mu      sync.Mutex
-	opening sync.Mutex // held while a session is opened
-	session uint64     // 0 when there is none
+	session uint64 // 0 when there is none
 	// unknown is set when the routers know no sessions.
 	unknown bool
 	next    uint64
 	open    map[uint64]struct{}
+	// ended is closed, and replaced, when a change has ended.
+	ended chan struct{}
 }
 
 func newChanges() *changes {
-	return &changes{room: make(chan struct{}, maxUnanswered), open: map[uint64]struct{}{}}
+	return &changes{opening: make(chan struct{}, 1), open: map[uint64]struct{}{}, ended: make(chan struct{})}
 }
 
 // change makes a change once, however often it has to be sent. Where routers know no sessions, it is sent again only as long as none has it.
 func change[T any](ctx context.Context, c *Client, do func(context.Context, grpc.ClientConnInterface, *controlv1.Command) (T, error)) (T, error) {
 	var zero T
 	s := c.changes
-	select {
-	case s.room <- struct{}{}:
-		defer func() { <-s.room }()
-	case <-ctx.Done():
-		return zero, context.Cause(ctx)
-	case <-c.life.Done():
-		return zero, ErrClosed
-	}
+	ctx, release := c.bind(ctx)
+	defer release()
 	for {
 		session, err := s.use(ctx, c)
 		if err != nil {
 			return zero, err
 		}
+		lost := false
+		sent := observed(ctx, &lost)
 		if session == 0 {
-			return call(ctx, c, whenUnsent, func(ctx context.Context, conn grpc.ClientConnInterface) (T, error) { return do(ctx, conn, nil) })
+			got, err := call(sent, c, whenUnsent, func(ctx context.Context, conn grpc.ClientConnInterface) (T, error) { return do(ctx, conn, nil) })
+			return got, outcome(lost, err)
 		}
-		command, ok := s.begin(session)
-		if !ok {
+		command, err := s.begin(ctx, session)
+		if err != nil {
+			return zero, err
+		}
+		if command == nil {
 			continue
 		}
 		tries := 0
-		got, err := call(ctx, c, whenUnanswered, func(ctx context.Context, conn grpc.ClientConnInterface) (T, error) {
+		got, err := call(sent, c, whenUnanswered, func(ctx context.Context, conn grpc.ClientConnInterface) (T, error) {
 			tries++
 			return do(ctx, conn, command)
 		})
 		s.end(command)
 		if !errors.Is(err, ErrClientSessionEnded) {
-			return got, err
+			return got, outcome(lost, err)
 		}
 		s.drop(session)
 		if tries > 1 {
@@ -78,10 +79,24 @@ func change[T any](ctx context.Context, c *Client, do func(context.Context, grpc
 	}
 }
 
+// outcome is the error of a change of which a try was lost: unless a later one was answered, it may have been made.
+func outcome(lost bool, err error) error {
+	var e *Error
+	answered := errors.As(err, &e) && !errors.Is(err, ErrUnreachable) && !nobodyAnswered(e)
+	if err == nil || answered || !lost {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+}
+
 // use returns the session, after opening one if there is none; 0 when routers know no sessions.
 func (s *changes) use(ctx context.Context, c *Client) (uint64, error) {
-	s.opening.Lock()
-	defer s.opening.Unlock()
+	select {
+	case s.opening <- struct{}{}:
+		defer func() { <-s.opening }()
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
 	s.mu.Lock()
 	session, unknown := s.session, s.unknown
 	s.mu.Unlock()
@@ -105,20 +120,34 @@ func (s *changes) use(ctx context.Context, c *Client) (uint64, error) {
 	return s.session, nil
 }
 
-// begin numbers a change; ok is false when the session has ended meanwhile.
-func (s *changes) begin(session uint64) (c *controlv1.Command, ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.session != session {
-		return nil, false
+// begin numbers a change, after waiting until routers would take it: they keep what they decided from the lowest unanswered change on. It returns nil when the session
+// has ended meanwhile.
+func (s *changes) begin(ctx context.Context, session uint64) (*controlv1.Command, error) {
+	for {
+		s.mu.Lock()
+		if s.session != session {
+			s.mu.Unlock()
+			return nil, nil
+		}
+		number := s.next + 1
+		lowest := number
+		for n := range s.open {
+			lowest = min(lowest, n)
+		}
+		if number-lowest < maxUnanswered {
+			s.next = number
+			s.open[number] = struct{}{}
+			s.mu.Unlock()
+			return &controlv1.Command{ClientSession: session, Sequence: number, LowestUnanswered: lowest}, nil
+		}
+		ended := s.ended
+		s.mu.Unlock()
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
-	s.next++
-	s.open[s.next] = struct{}{}
-	lowest := s.next
-	for n := range s.open {
-		lowest = min(lowest, n)
-	}
-	return &controlv1.Command{ClientSession: session, Sequence: s.next, LowestUnanswered: lowest}, true
 }
 
 func (s *changes) end(c *controlv1.Command) {
@@ -127,6 +156,8 @@ func (s *changes) end(c *controlv1.Command) {
 	if s.session == c.GetClientSession() {
 		delete(s.open, c.GetSequence())
 	}
+	close(s.ended)
+	s.ended = make(chan struct{})
 }
 
 func (s *changes) drop(session uint64) {
@@ -135,6 +166,8 @@ func (s *changes) drop(session uint64) {
 	if s.session == session {
 		s.session = 0
 	}
+	close(s.ended)
+	s.ended = make(chan struct{})
 }
 
 // endSession gives the session back to the routers, which would otherwise keep it for an hour.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -25,6 +26,8 @@ type ledger struct {
 	lose  func(n int) bool
 	heard int
 	ended []uint64
+	// wait is called for each change before it is made.
+	wait func(*controlv1.Command)
 }
 
 func (l *ledger) OpenClientSession(context.Context, *controlv1.OpenClientSessionRequest) (*controlv1.OpenClientSessionResponse, error) {
@@ -46,6 +49,9 @@ func (l *ledger) EndClientSession(_ context.Context, req *controlv1.EndClientSes
 }
 
 func (l *ledger) DeleteResource(_ context.Context, req *controlv1.DeleteResourceRequest) (*controlv1.DeleteResourceResponse, error) {
+	if l.wait != nil {
+		l.wait(req.GetCommand())
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.heard++
@@ -127,5 +133,62 @@ func TestChanges_AnEndedSessionIsReplacedOnlyWhileNothingCanHaveBeenDone(t *test
 	}
 	if l.made != made+1 {
 		t.Errorf("the change was made %d times", l.made-made)
+	}
+}
+
+func TestChanges_OneThatIsNotAnsweredHoldsUpOnlyThoseThatRoutersWouldRefuse(t *testing.T) {
+	// Routers keep what they decided from the lowest unanswered change on, sixteen at most.
+	const kept = 16
+	stuck, over := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	l := &ledger{}
+	l.wait = func(c *controlv1.Command) {
+		if c.GetSequence() == 1 {
+			once.Do(func() { close(stuck) })
+			<-over
+			return
+		}
+		if c.GetSequence()-c.GetLowestUnanswered() >= kept {
+			t.Errorf("change %d was sent while %d was not answered", c.GetSequence(), c.GetLowestUnanswered())
+		}
+	}
+	c := dial(t, []string{serveAdmin(t, l)})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := c.Delete(t.Context(), "Source", "default", "stuck"); err != nil {
+			t.Error(err)
+		}
+	})
+	<-stuck
+	for i := range kept - 1 {
+		if err := c.Delete(t.Context(), "Source", "default", fmt.Sprint(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The next waits, and can be given up.
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := c.Delete(ctx, "Source", "default", "next"); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, client.ErrOutcomeUnknown) {
+		t.Errorf("a change that was not sent ended with: %v", err)
+	}
+	close(over)
+	wg.Wait()
+	if err := c.Delete(t.Context(), "Source", "default", "next"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestChanges_OneThatWasSentAndNotAnsweredIsOfUnknownOutcome(t *testing.T) {
+	l := &ledger{lose: func(int) bool { return true }}
+	c := dial(t, []string{serveAdmin(t, l)}, client.WithRetryFor(100*time.Millisecond))
+	if err := c.Delete(t.Context(), "Source", "default", "a"); !errors.Is(err, client.ErrOutcomeUnknown) || !errors.Is(err, client.ErrUnreachable) {
+		t.Errorf("a change whose answers are all lost ended with: %v", err)
+	}
+	if l.made != 1 {
+		t.Errorf("it was made %d times", l.made)
+	}
+	nobody := dial(t, []string{"127.0.0.1:1"}, client.WithRetryFor(100*time.Millisecond))
+	if err := nobody.Delete(t.Context(), "Source", "default", "a"); errors.Is(err, client.ErrOutcomeUnknown) || !errors.Is(err, client.ErrUnreachable) {
+		t.Errorf("a change that reached nobody ended with: %v", err)
 	}
 }

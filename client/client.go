@@ -28,6 +28,8 @@ type Client struct {
 	// current is the server that answered last.
 	current atomic.Int64
 	changes *changes
+	// leader is the address that routers said last to be the leader's; nil before.
+	leader atomic.Pointer[string]
 
 	// life ends with Close, and with it everything under way.
 	life  context.Context //nolint:containedctx // the life of the client, not that of a call
@@ -62,8 +64,8 @@ func Dial(ctx context.Context, targets []string, opts ...Option) (*Client, error
 	life, cancel := context.WithCancelCause(context.Background())
 	c.life = life
 	c.close = sync.OnceValue(func() error {
-		c.endSession()
 		cancel(ErrClosed)
+		c.endSession()
 		var errs []error
 		for _, s := range c.servers {
 			errs = append(errs, s.conn.Close())
@@ -140,6 +142,7 @@ func (c *Client) connect(target string) (*server, error) {
 			return conn, err
 		}),
 		grpc.WithUserAgent(c.opts.agent),
+		grpc.WithUnaryInterceptor(c.observe),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
 			MinConnectTimeout: 5 * time.Second,

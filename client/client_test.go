@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/conveyor-etl/conveyor/client"
@@ -362,5 +363,33 @@ func TestDial_RefusesWhatItWouldHaveToSendInTheClear(t *testing.T) {
 	}
 	if _, err := client.Dial(t.Context(), nil); !errors.Is(err, client.ErrInvalid) {
 		t.Errorf("Dial without targets = %v, want ErrInvalid", err)
+	}
+}
+
+// follower is a router that passes what it is asked on, and says to whom.
+type follower struct {
+	router
+	leader string
+}
+
+func (f *follower) ListResources(ctx context.Context, req *controlv1.ListResourcesRequest) (*controlv1.ListResourcesResponse, error) {
+	if err := grpc.SetTrailer(ctx, metadata.Pairs("conveyor-leader", f.leader)); err != nil {
+		return nil, err
+	}
+	return f.router.ListResources(ctx, req)
+}
+
+func TestClient_AsksTheLeaderOnceARouterHasSaidWhoItIs(t *testing.T) {
+	list := func(int64) (*controlv1.ListResourcesResponse, error) { return &controlv1.ListResourcesResponse{}, nil }
+	leader := &router{list: list}
+	passing := &follower{router: router{list: list}, leader: serveAdmin(t, leader)}
+	c := dial(t, []string{serveAdmin(t, passing), passing.leader})
+	for range 3 {
+		if _, _, err := c.List(t.Context(), "Source", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if a, b := passing.calls.Load(), leader.calls.Load(); a != 1 || b != 2 {
+		t.Errorf("the follower was asked %d times and the leader %d times", a, b)
 	}
 }

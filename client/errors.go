@@ -65,7 +65,7 @@ var (
 	ErrNotAvailable = errors.New("not available in this version")
 	// ErrClientSessionEnded is returned when the routers have ended the session under which a change came.
 	ErrClientSessionEnded = errors.New("the client session has ended")
-	// ErrOutcomeUnknown is returned when a change was sent, no answer came, and it cannot be found out any more whether it was made.
+	// ErrOutcomeUnknown is returned, beside the reason, when a change was sent, no answer came, and this client does not find out any more whether it was made.
 	ErrOutcomeUnknown = errors.New("the change may or may not have been made")
 	// ErrLagging is returned when a router has not caught up with the cluster yet: try again later.
 	ErrLagging = errors.New("the router lags behind")

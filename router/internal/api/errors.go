@@ -41,9 +41,21 @@ const (
 	reasonRouterUnreachable      = "ROUTER_UNREACHABLE"
 )
 
+// What the metadata of a reason says of a change that was perhaps made. Without it, none was.
+const (
+	outcomeKey     = "outcome"
+	outcomeUnknown = "unknown"
+)
+
 // fail makes an error for the wire.
 func fail(code codes.Code, reason, format string, args ...any) error {
 	return withDetails(status.New(code, fmt.Sprintf(format, args...)), &errdetails.ErrorInfo{Reason: reason, Domain: domain})
+}
+
+// unknown makes an error of a call that may or may not have been carried out.
+func unknown(format string, args ...any) error {
+	info := &errdetails.ErrorInfo{Reason: reasonNoQuorum, Domain: domain, Metadata: map[string]string{outcomeKey: outcomeUnknown}}
+	return withDetails(status.New(codes.Unavailable, fmt.Sprintf(format, args...)), info)
 }
 
 func withDetails(st *status.Status, details ...protoadapt.MessageV1) error {
@@ -76,7 +88,7 @@ func LeaderNotReached(leader, address string) error {
 
 // LeaderLost is what callers are told when the leader did not answer a call that was passed on to it.
 func LeaderLost(leader string, cause error) error {
-	return fail(codes.Unavailable, reasonNoQuorum, "router %s, which leads the cluster, did not answer: %v; a change may or may not have been made", leader, cause)
+	return unknown("router %s, which leads the cluster, did not answer: %v; a change may or may not have been made", leader, cause)
 }
 
 // toWire maps the errors of the parts to those of the wire. What is on the wire already passes.
@@ -96,7 +108,7 @@ func toWire(err error) error {
 	case errors.Is(err, raftstore.ErrHalted):
 		return fail(codes.Unavailable, reasonHalted, "this router has stopped: %v", err)
 	case errors.Is(err, raftstore.ErrUnknownOutcome):
-		return fail(codes.Unavailable, reasonNoQuorum, "the cluster did not confirm in time; the change may or may not have been made")
+		return unknown("the cluster did not confirm in time; the change may or may not have been made")
 	case errors.Is(err, raftstore.ErrAlone):
 		return fail(codes.FailedPrecondition, reasonConflict, "this router was founded alone, without RAFT_PEERS: it has no other members, and can be given none")
 	case errors.Is(err, raftstore.ErrRefused):
