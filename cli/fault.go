@@ -84,6 +84,8 @@ func (a *app) diagnose(ctx context.Context, err error) *fault {
 		return &fault{exit: exitFailed, code: "DATA_LOCKED", err: err}
 	case errors.Is(err, client.ErrInsecure):
 		return &fault{exit: exitInvalid, code: "INSECURE", err: err}
+	case errors.Is(err, client.ErrOutcomeUnknown):
+		return &fault{exit: exitUnreachable, code: "OUTCOME_UNKNOWN", err: err, fix: "look with `conveyor get` what is there now, and give the command again if need be"}
 	case errors.Is(err, client.ErrUnreachable):
 		return &fault{exit: exitUnreachable, code: "UNREACHABLE", err: err, fix: a.reachHint(err)}
 	case errors.As(err, &wire):
