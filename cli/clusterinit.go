@@ -21,8 +21,6 @@ import (
 const (
 	caCert = "ca.crt"
 	caKey  = "ca.key"
-	// sharedName is in the certificates of sidecars, of which there may be any number.
-	sharedName = "any"
 )
 
 type clusterInitFlags struct {
@@ -122,7 +120,7 @@ func (a *app) clusterInit(dir string, nodes []node, f *clusterInitFlags) error {
 			return err
 		}
 	}
-	for _, id := range []certs.Identity{{Role: certs.RoleSidecar, Name: sharedName}, {Role: certs.RoleAdmin, Name: sharedName}} {
+	for _, id := range []certs.Identity{{Role: certs.RoleSidecar, Name: certs.AnyName}, {Role: certs.RoleAdmin, Name: certs.AnyName}} {
 		if _, err := authority.Issue(id, local, f.validFor, filepath.Join(dir, string(id.Role))); err != nil {
 			return err
 		}

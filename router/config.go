@@ -132,7 +132,6 @@ func (c *Config) Validate() error {
 }
 
 func (c *Config) validatePeers(fault func(string, ...any)) {
-	listed := false
 	for _, p := range c.peers() {
 		if n, err := strconv.Atoi(p.ServerName); err != nil || n < 1 {
 			fault("RAFT_PEERS: %q is not a number from 1, as RAFT_NODE_ID is", p.ServerName)
@@ -140,17 +139,24 @@ func (c *Config) validatePeers(fault func(string, ...any)) {
 		if err := rpc.CheckDial(p.Address, c.hasTLS()); err != nil {
 			fault("RAFT_PEERS: %w", err)
 		}
-		if p.ServerName != strconv.Itoa(c.NodeID) {
-			continue
-		}
-		listed = true
-		if c.AdvertiseAddress != "" && c.AdvertiseAddress != p.Address {
-			fault("ADVERTISE_ADDRESS: %s is not what RAFT_PEERS says of router %d, %s", c.AdvertiseAddress, c.NodeID, p.Address)
-		}
 	}
-	if len(c.Peers) > 0 && !listed {
+	self, listed := c.self()
+	switch {
+	case len(c.Peers) > 0 && !listed:
 		fault("RAFT_PEERS: does not list this router, whose RAFT_NODE_ID is %d: list all routers of the cluster, this one included", c.NodeID)
+	case listed && c.AdvertiseAddress != "" && c.AdvertiseAddress != self.Address.String():
+		fault("ADVERTISE_ADDRESS: %s is not what RAFT_PEERS says of router %d, %s", c.AdvertiseAddress, c.NodeID, self.Address)
 	}
+}
+
+// self is what Peers says of this router; listed is false when it says nothing.
+func (c *Config) self() (self env.Peer, listed bool) {
+	for _, p := range c.Peers {
+		if p.ID == strconv.Itoa(c.NodeID) {
+			return p, true
+		}
+	}
+	return env.Peer{}, false
 }
 
 // peers is Peers as raftstore wants them.

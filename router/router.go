@@ -192,10 +192,8 @@ func (r *Router) openRaft(ctx context.Context) (err error) {
 		Dir: filepath.Join(r.cfg.DataDir, raftDir), ServerName: strconv.Itoa(r.cfg.NodeID), Peers: r.cfg.peers(), DialOptions: r.dialOptions,
 		Timeouts: r.cfg.RaftTimeouts, Logger: r.logger,
 	}
-	for _, p := range cfg.Peers {
-		if p.ServerName == cfg.ServerName {
-			cfg.Address = p.Address
-		}
+	if self, listed := r.cfg.self(); listed {
+		cfg.Address = self.Address.String()
 	}
 	if len(cfg.Peers) == 1 {
 		cfg.Peers = nil // nobody to meet
