@@ -4,23 +4,22 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"regexp"
 	"strings"
+
+	"github.com/conveyor-etl/conveyor/integration/overlay"
 )
 
 // mutant is one way to break a promise.
 type mutant struct {
 	name string
-	// file and what is replaced in it, once.
-	file, from, to string
+	overlay.Edit
 	// pkg and run are the test that must notice, with args.
 	pkg, run string
 	args     []string
@@ -29,48 +28,53 @@ type mutant struct {
 var mutants = []mutant{
 	{
 		name: "the log is not synced",
-		file: "raftstore/disk.go", from: "		Path: path,\n", to: "		Path: path, NoSync: true,\n",
-		pkg: "./integration/chaos", run: "TestPowerLoss", args: []string{"-powercuts=10"},
+		Edit: overlay.Edit{File: "raftstore/disk.go", From: "		Path: path,\n", To: "		Path: path, NoSync: true,\n"},
+		pkg:  "./integration/chaos", run: "TestPowerLoss", args: []string{"-powercuts=10"},
 	},
 	{
 		name: "letters are not synced",
-		file: "dlq/embed/embed.go", from: "SyncAlways: true", to: "SyncAlways: false",
-		pkg: "./integration/chaos", run: "TestPowerLoss", args: []string{"-powercuts=10"},
+		Edit: overlay.Edit{File: "dlq/embed/embed.go", From: "SyncAlways: true", To: "SyncAlways: false"},
+		pkg:  "./integration/chaos", run: "TestPowerLoss", args: []string{"-powercuts=10"},
 	},
 	{
 		name: "a read does not verify leadership",
-		file: "raftstore/store.go", from: "s.await(ctx, s.raft.VerifyLeader())", to: "error(nil)",
-		pkg: "./integration/chaos", run: "TestCluster_APaused",
+		Edit: overlay.Edit{File: "raftstore/store.go", From: "s.await(ctx, s.raft.VerifyLeader())", To: "error(nil)"},
+		pkg:  "./integration/chaos", run: "TestCluster_APaused",
 	},
 	{
 		name: "a repeated change is made again",
-		file: "router/internal/state/clients.go", from: "	case found:\n", to: "	case found && false:\n",
-		pkg: "./router/...", run: "TestClient",
+		Edit: overlay.Edit{File: "router/internal/state/clients.go", From: "	case found:\n", To: "	case found && false:\n"},
+		pkg:  "./router/...", run: "TestClient",
 	},
 	{
 		name: "a checkpoint of an older epoch is taken",
-		file: "router/internal/state/checkpoints.go", from: "a.GetIndex() != cp.GetIndex() || ", to: "",
-		pkg: "./router/...", run: "",
+		Edit: overlay.Edit{File: "router/internal/state/checkpoints.go", From: "a.GetIndex() != cp.GetIndex() || ", To: ""},
+		pkg:  "./router/...", run: "",
 	},
 	{
 		name: "a wiped disk keeps its vote",
-		file: "raftstore/self.go", from: "case serverID != s.id.ServerID:", to: "case false:",
-		pkg: "./raftstore", run: "",
+		Edit: overlay.Edit{File: "raftstore/self.go", From: "case serverID != s.id.ServerID:", To: "case false:"},
+		pkg:  "./raftstore", run: "",
 	},
 	{
 		name: "the mark of the letters is taken from anybody",
-		file: "router/internal/state/routers.go", from: "if c.GetVersion() != have.GetVersion()+1 {", to: "if false {",
-		pkg: "./router/internal/state", run: "TestLetterMark",
+		Edit: overlay.Edit{File: "router/internal/state/routers.go", From: "if c.GetVersion() != have.GetVersion()+1 {", To: "if false {"},
+		pkg:  "./router/internal/state", run: "TestLetterMark",
+	},
+	{
+		name: "a command is proposed that an older router does not know",
+		Edit: overlay.Edit{File: "router/internal/control/controller.go", From: "needs <= 1 {", To: "needs > 0 {"},
+		pkg:  "./integration/chaos", run: "RollingUpgrade",
 	},
 	{
 		name: "a method without a rule may be called",
-		file: "internal/auth/auth.go", from: "	case !known:\n", to: "	case false && known:\n",
-		pkg: "./internal/auth", run: "",
+		Edit: overlay.Edit{File: "internal/auth/auth.go", From: "	case !known:\n", To: "	case false && known:\n"},
+		pkg:  "./internal/auth", run: "",
 	},
 	{
 		name: "a router may speak for another",
-		file: "router/internal/api/identity.go", from: "speaks && !caller.MayBe(number(id))", to: `speaks && id == "nobody"`,
-		pkg: "./router", run: "TestTLS",
+		Edit: overlay.Edit{File: "router/internal/api/identity.go", From: "speaks && !caller.MayBe(number(id))", To: `speaks && id == "nobody"`},
+		pkg:  "./router", run: "TestTLS",
 	},
 }
 
@@ -120,33 +124,18 @@ func (m *mutant) try(ctx context.Context) (caught, said string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	path := filepath.Join(root, m.file)
-	content, err := os.ReadFile(path)
-	if err != nil {
-		return "", "", err
-	}
-	if n := strings.Count(string(content), m.from); n != 1 {
-		return "", "", fmt.Errorf("%s holds %q %d times, want once", m.file, m.from, n)
-	}
 	dir, err := os.MkdirTemp("", "conveyor-mutant-")
 	if err != nil {
 		return "", "", err
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // in the folder for temporary files
-	broken, overlay := filepath.Join(dir, filepath.Base(m.file)), filepath.Join(dir, "overlay.json")
-	list, err := json.Marshal(map[string]map[string]string{"Replace": {path: broken}})
+	flag, err := overlay.Write(root, dir, m.Edit)
 	if err != nil {
-		return "", "", err
-	}
-	if err := os.WriteFile(broken, []byte(strings.Replace(string(content), m.from, m.to, 1)), 0o600); err != nil {
-		return "", "", err
-	}
-	if err := os.WriteFile(overlay, list, 0o600); err != nil {
 		return "", "", err
 	}
 	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-count=1", "-timeout=20m", "-run=" + m.run, m.pkg}, m.args...)...)
 	// The binaries that a test builds are to be broken too.
-	cmd.Env = append(os.Environ(), "GOFLAGS="+strings.TrimSpace(os.Getenv("GOFLAGS")+" -overlay="+overlay))
+	cmd.Env = append(os.Environ(), "GOFLAGS="+strings.TrimSpace(os.Getenv("GOFLAGS")+" "+flag))
 	output, err := cmd.CombinedOutput()
 	if found := failedTest.FindStringSubmatch(string(output)); found != nil {
 		return found[1], "", nil
