@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -112,6 +113,9 @@ func describeCluster(w io.Writer, o *view.Object) {
 		field(w, "Quorum", fmt.Sprintf("%d of %d voters answer, %d are needed", *s.Answering, s.Voters, s.Needed))
 	} else {
 		field(w, "Quorum", fmt.Sprintf("%d of %d voters are needed; nobody was asked", s.Needed, s.Voters))
+	}
+	if s.FeatureLevel > 0 {
+		field(w, "Feature level", strconv.FormatUint(uint64(s.FeatureLevel), 10))
 	}
 	letters := output.Count(s.DeadLetters)
 	if s.DeadLetterProblem != "" {

@@ -88,7 +88,7 @@ func (a *app) warnStale() func(client.Staleness) {
 			case !s.Known:
 				a.warn("router %s answers by itself and has heard of no leader: what it shows may be out of date", s.Server)
 			case s.Age > 0:
-				a.warn("router %s answers by itself; it heard of the leader %v ago", s.Server, s.Age.Round(time.Millisecond))
+				a.warn("router %s answers by itself; it had all that was committed %v ago", s.Server, s.Age.Round(time.Millisecond))
 			}
 		})
 	}

@@ -58,9 +58,9 @@ type Staleness struct {
 	Server string
 	// AppliedIndex is how far the state had come there.
 	AppliedIndex uint64
-	// Known is false when that router has never heard of a leader; Age means nothing then.
+	// Known is false while that router has not caught up with a leader since it started; Age means nothing then.
 	Known bool
-	// Age is the time since the leader was last heard there.
+	// Age is how long ago everything that the leader had committed was applied there. What came since may be missing.
 	Age time.Duration
 }
 

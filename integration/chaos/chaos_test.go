@@ -57,13 +57,19 @@ const (
 // start runs the pipeline with so many routers.
 func start(t *testing.T, routers int) *system {
 	t.Helper()
-	dir := t.TempDir()
-	s := &system{
-		t: t, sourceLedger: filepath.Join(dir, "source.ledger"), sink: filepath.Join(dir, "sink.ledger"), stop: filepath.Join(dir, "stop"),
-	}
 	cluster := proc.Cluster{proc.NewRouter(t)}
 	if routers > 1 {
 		cluster = proc.NewCluster(t, routers)
+	}
+	return startWith(t, cluster)
+}
+
+// startWith starts these routers, and runs the pipeline with them.
+func startWith(t *testing.T, cluster proc.Cluster) *system {
+	t.Helper()
+	dir := t.TempDir()
+	s := &system{
+		t: t, sourceLedger: filepath.Join(dir, "source.ledger"), sink: filepath.Join(dir, "sink.ledger"), stop: filepath.Join(dir, "stop"),
 	}
 	for i, r := range cluster {
 		s.add(fmt.Sprintf("router %d", i+1), r)

@@ -22,7 +22,9 @@ type ClusterStatus struct {
 	Answering *int `json:"answering,omitempty"`
 	Needed    int  `json:"needed"`
 	// Healthy: there is a leader, and all routers answer.
-	Healthy           bool      `json:"healthy"`
+	Healthy bool `json:"healthy"`
+	// FeatureLevel: what it brings is known to all routers; 0 from a router that does not say.
+	FeatureLevel      uint32    `json:"featureLevel,omitempty"`
 	DeadLetters       uint64    `json:"deadLetters"`
 	DeadLetterProblem string    `json:"deadLetterProblem,omitempty"`
 	Staleness         *Stale    `json:"staleness,omitempty"`
@@ -33,7 +35,7 @@ type ClusterStatus struct {
 type Stale struct {
 	Server       string `json:"server"`
 	AppliedIndex uint64 `json:"appliedIndex"`
-	// AgeSeconds since the leader was last heard; left out when none ever was.
+	// AgeSeconds is how long ago everything that was committed was applied there; left out by a router that has not caught up since it started.
 	AgeSeconds *float64 `json:"ageSeconds,omitempty"`
 }
 
@@ -53,7 +55,7 @@ type RouterStatus struct {
 // Cluster shows the routers as one object.
 func Cluster(c *controlv1.GetClusterResponse) *Object {
 	st := &ClusterStatus{
-		Incarnation: c.GetIncarnation(), Leader: c.GetLeaderId(), DeadLetters: c.GetDeadLetters(), DeadLetterProblem: c.GetDeadLetterProblem(),
+		Incarnation: c.GetIncarnation(), Leader: c.GetLeaderId(), FeatureLevel: c.GetFeatureLevel(), DeadLetters: c.GetDeadLetters(), DeadLetterProblem: c.GetDeadLetterProblem(),
 		Routers: []*Object{},
 	}
 	if s := c.GetStaleness(); s != nil {

@@ -19,6 +19,7 @@ type Router struct {
 	port     int
 	ops      int
 	extraEnv []string
+	binary   string // empty for that of this working tree
 }
 
 // NewRouter prepares a router and does not start it.
@@ -30,10 +31,17 @@ func NewRouter(t testing.TB, env ...string) *Router {
 // KeepIn makes the router keep its data in another directory than one of the test's. It is called before Start.
 func (r *Router) KeepIn(dir string) { r.dir = dir }
 
+// Use makes the router run another binary from its next start on.
+func (r *Router) Use(binary string) { r.binary = binary }
+
 // Start starts a process at the place of the router. The one before has ended.
 func (r *Router) Start() {
 	r.t.Helper()
-	r.Process = Start(r.t, Spec{Name: "conveyor-router", Path: Binary(r.t, "conveyor-router"), Env: append([]string{
+	binary := r.binary
+	if binary == "" {
+		binary = Binary(r.t, "conveyor-router")
+	}
+	r.Process = Start(r.t, Spec{Name: "conveyor-router", Path: binary, Env: append([]string{
 		"GRPC_PORT=" + strconv.Itoa(r.port), "OPS_PORT=" + strconv.Itoa(r.ops), "DATA_DIR=" + r.dir,
 	}, r.extraEnv...)})
 }

@@ -8,11 +8,14 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/conveyor-etl/conveyor/integration/overlay"
 )
 
 // childEnv names the child that a test binary is, when it is one.
@@ -83,12 +86,36 @@ func (b *build) make() {
 	if b.dir, b.err = os.MkdirTemp("", "conveyor-bin-"); b.err != nil {
 		return
 	}
-	args := append([]string{"build", "-buildvcs=false", "-o", b.dir + string(filepath.Separator)}, raceFlags...)
-	cmd := exec.CommandContext(context.Background(), "go", append(args, sources...)...)
+	b.err = compile(root, b.dir+string(filepath.Separator), nil, sources...)
+}
+
+func compile(root, out string, flags []string, packages ...string) error {
+	args := slices.Concat([]string{"build", "-buildvcs=false", "-o", out}, raceFlags, flags, packages)
+	cmd := exec.CommandContext(context.Background(), "go", args...)
 	cmd.Dir = root
-	if out, err := cmd.CombinedOutput(); err != nil {
-		b.err = fmt.Errorf("build the binaries: %w\n%s", err, out)
+	if said, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the binaries: %w\n%s", err, said)
 	}
+	return nil
+}
+
+// Variant builds a conveyor-router out of the working tree with some lines of it replaced, and returns its path.
+func Variant(t testing.TB, edits ...overlay.Edit) string {
+	t.Helper()
+	root, err := Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	flag, err := overlay.Write(root, dir, edits...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "conveyor-router")
+	if err := compile(root, path, []string{flag}, "./router/cmd/conveyor-router"); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 func (b *build) remove() {

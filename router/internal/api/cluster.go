@@ -37,6 +37,9 @@ func (a *admin) GetCluster(ctx context.Context, req *controlv1.GetClusterRequest
 		ClusterId: view.ClusterID, Incarnation: view.Incarnation, ServerId: a.Store.ServerID(), LeaderId: a.Store.Leader(), AppliedIndex: a.Machine.Index(),
 		Version: version.Get().Version, Staleness: staleness,
 	}
+	if resp.FeatureLevel, err = a.Controller.FeatureLevel(); err != nil {
+		return nil, toWire(err)
+	}
 	members, err := a.Store.Membership()
 	if err != nil {
 		return nil, toWire(err)

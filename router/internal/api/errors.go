@@ -12,6 +12,7 @@ import (
 
 	"github.com/conveyor-etl/conveyor/dlq"
 	"github.com/conveyor-etl/conveyor/raftstore"
+	"github.com/conveyor-etl/conveyor/router/internal/control"
 	"github.com/conveyor-etl/conveyor/router/internal/state"
 )
 
@@ -103,6 +104,8 @@ func toWire(err error) error {
 		return rejected(rejection)
 	case errors.Is(err, raftstore.ErrNotLeader):
 		return fail(codes.Unavailable, reasonNotLeader, "this router does not lead the cluster: try again")
+	case errors.Is(err, control.ErrLevel):
+		return fail(codes.Unimplemented, reasonNotAvailable, "%v", err)
 	case errors.Is(err, raftstore.ErrTooLarge):
 		return fail(codes.ResourceExhausted, reasonLimitExceeded, "the request is too large for one step: %v", err)
 	case errors.Is(err, raftstore.ErrHalted):

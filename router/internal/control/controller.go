@@ -34,7 +34,12 @@ type Store interface {
 	Propose(ctx context.Context, cmd []byte) (raftstore.Result, error)
 	LeadershipChanges(ctx context.Context) iter.Seq[raftstore.Leadership]
 	ClusterID() string
+	ServerID() string
+	Servers() ([]raftstore.Server, error)
 }
+
+// ErrLevel is returned for a command that a router of the cluster does not know yet.
+var ErrLevel = errors.New("not all routers have the version for this: upgrade them first")
 
 // Config of a controller.
 type Config struct {
@@ -101,8 +106,36 @@ func (c *Controller) Leases() *session.Leases { return c.leases }
 // Reports are what sidecars told.
 func (c *Controller) Reports() *status.Reports { return c.reports }
 
-// Propose applies a command. A refusal by the state is a *state.RejectedError.
+// allows refuses a command at which a member would stop.
+func (c *Controller) allows(cmd *statepb.Command) error {
+	needs := state.Level(cmd)
+	if needs <= 1 {
+		return nil // that of all versions
+	}
+	if has, err := c.FeatureLevel(); err != nil || has < needs {
+		return errors.Join(err, ErrLevel)
+	}
+	return nil
+}
+
+// FeatureLevel is that of the commands which all members know.
+func (c *Controller) FeatureLevel() (uint32, error) {
+	servers, err := c.store.Servers()
+	if err != nil {
+		return 0, fmt.Errorf("look who the routers are: %w", err)
+	}
+	ids := make([]string, len(servers))
+	for i, s := range servers {
+		ids[i] = s.ID
+	}
+	return c.machine.View().CommonLevel(ids, c.store.ServerID()), nil
+}
+
+// Propose applies a command. A refusal by the state is a *state.RejectedError; ErrLevel says that not all routers know the command yet.
 func (c *Controller) Propose(ctx context.Context, cmd *statepb.Command) (raftstore.Result, error) {
+	if err := c.allows(cmd); err != nil {
+		return raftstore.Result{}, err
+	}
 	cmd.AtUnixNano = time.Now().UnixNano()
 	b, err := proto.Marshal(cmd)
 	if err != nil {

@@ -6,9 +6,6 @@ import (
 	"github.com/conveyor-etl/conveyor/router/internal/state/statepb"
 )
 
-// FeatureLevel is that of this version: every kind of command that it knows. Commands of a level are proposed only when all routers have it.
-const FeatureLevel = 1
-
 func (m *Machine) announceRouter(c *statepb.AnnounceRouter) any {
 	if c.GetRouter().GetServerId() == "" {
 		return reject(Malformed, "a router needs a server id")

@@ -489,9 +489,9 @@ type Staleness struct {
 	ServerId string `protobuf:"bytes,1,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
 	// applied_index is how far the state had come there.
 	AppliedIndex uint64 `protobuf:"varint,2,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
-	// known is false when that router has never heard of a leader; age_millis means nothing then.
+	// known is false while that router has not caught up with a leader since it started; age_millis means nothing then.
 	Known bool `protobuf:"varint,3,opt,name=known,proto3" json:"known,omitempty"`
-	// age_millis since the leader was last heard there; what it had written by then may be missing too, if it came just before.
+	// age_millis is how long ago everything that the leader had committed was applied there. What came since may be missing.
 	AgeMillis     uint64 `protobuf:"varint,4,opt,name=age_millis,json=ageMillis,proto3" json:"age_millis,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1460,8 +1460,10 @@ type GetClusterResponse struct {
 	DeadLetterProblem string     `protobuf:"bytes,8,opt,name=dead_letter_problem,json=deadLetterProblem,proto3" json:"dead_letter_problem,omitempty"`
 	Version           string     `protobuf:"bytes,9,opt,name=version,proto3" json:"version,omitempty"`
 	Staleness         *Staleness `protobuf:"bytes,10,opt,name=staleness,proto3" json:"staleness,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// feature_level: what it brings is known to all routers. It rises once the last of them runs a newer version.
+	FeatureLevel  uint32 `protobuf:"varint,11,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetClusterResponse) Reset() {
@@ -1562,6 +1564,13 @@ func (x *GetClusterResponse) GetStaleness() *Staleness {
 		return x.Staleness
 	}
 	return nil
+}
+
+func (x *GetClusterResponse) GetFeatureLevel() uint32 {
+	if x != nil {
+		return x.FeatureLevel
+	}
+	return 0
 }
 
 // ClusterServer is a member of the cluster.
@@ -2553,7 +2562,7 @@ const file_conveyor_control_v1_admin_proto_rawDesc = "" +
 	"\x06stages\x18\x06 \x01(\rR\x06stages\x12?\n" +
 	"\rregistered_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\fregisteredAt\")\n" +
 	"\x11GetClusterRequest\x12\x14\n" +
-	"\x05stale\x18\x01 \x01(\bR\x05stale\"\x9d\x03\n" +
+	"\x05stale\x18\x01 \x01(\bR\x05stale\"\xc2\x03\n" +
 	"\x12GetClusterResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12 \n" +
@@ -2566,7 +2575,8 @@ const file_conveyor_control_v1_admin_proto_rawDesc = "" +
 	"\x13dead_letter_problem\x18\b \x01(\tR\x11deadLetterProblem\x12\x18\n" +
 	"\aversion\x18\t \x01(\tR\aversion\x12<\n" +
 	"\tstaleness\x18\n" +
-	" \x01(\v2\x1e.conveyor.control.v1.StalenessR\tstaleness\"\xa8\x01\n" +
+	" \x01(\v2\x1e.conveyor.control.v1.StalenessR\tstaleness\x12#\n" +
+	"\rfeature_level\x18\v \x01(\rR\ffeatureLevel\"\xa8\x01\n" +
 	"\rClusterServer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
