@@ -115,13 +115,16 @@ func describeCluster(w io.Writer, o *view.Object) {
 		field(w, "Quorum", fmt.Sprintf("%d of %d voters are needed; nobody was asked", s.Needed, s.Voters))
 	}
 	if s.FeatureLevel > 0 {
-		field(w, "Feature level", strconv.FormatUint(uint64(s.FeatureLevel), 10))
+		field(w, "Features", "level "+strconv.FormatUint(uint64(s.FeatureLevel), 10))
 	}
 	letters := output.Count(s.DeadLetters)
 	if s.DeadLetterProblem != "" {
 		letters = output.Clean(s.DeadLetterProblem)
 	}
 	field(w, "Dead letters", letters)
+	if s.LetterCopiesProblem != "" && s.DeadLetterProblem == "" {
+		field(w, "Copies", output.Clean(s.LetterCopiesProblem))
+	}
 	say(w, "")
 }
 

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,7 +26,8 @@ func (a *app) clusterAddCommand() *cobra.Command {
 		Short: "Add a router that runs with an empty data directory",
 		Long: `Add a router. Start it first, with an empty data directory, a RAFT_NODE_ID of
 its own, and RAFT_PEERS listing the cluster and itself. It becomes a learner,
-which receives the state, and gets its vote when it has caught up.
+which receives the state, and gets its vote when it has caught up. The command
+ends when the dead letters have all their copies again.
 
 A router whose disk was replaced is a new one: remove the old one, then add it.`,
 		Example: `  conveyor cluster add router-4.example:50051`,
@@ -63,7 +65,7 @@ A router whose disk was replaced is a new one: remove the old one, then add it.`
 				return err
 			}
 			say(a.env.Stdout, "router/%s votes", added.GetId())
-			return nil
+			return a.awaitCopies(ctx, c, timeout)
 		},
 	}
 	server.add(cmd)
@@ -88,14 +90,40 @@ func (a *app) promote(ctx context.Context, c *client.Client, id string) error {
 	}
 }
 
+// awaitCopies waits until every dead letter has all its copies at members: until then one router more can be lost only with letters.
+func (a *app) awaitCopies(ctx context.Context, c *client.Client, timeout time.Duration) error {
+	for problem := ""; ; {
+		info, err := c.Cluster(ctx)
+		if err == nil && info.GetLetterCopiesProblem() == "" {
+			return nil
+		}
+		if err == nil {
+			problem = info.GetLetterCopiesProblem()
+		}
+		select {
+		case <-ctx.Done():
+			if !errors.Is(ctx.Err(), context.DeadlineExceeded) || problem == "" {
+				return cmp.Or(err, ctx.Err())
+			}
+			return &fault{
+				exit: exitFailed, code: "TIMEOUT", err: fmt.Errorf("the members are changed, but not all dead letters have their copies after %v: %s", timeout, problem),
+				fix: "lose no other router until `conveyor cluster status` shows no problem with the copies",
+			}
+		case <-time.After(catchUpPoll):
+		}
+	}
+}
+
 func (a *app) clusterRemoveCommand() *cobra.Command {
 	var server serverFlags
 	var force bool
+	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "remove ID",
 		Short: "Remove a router for good",
 		Long: `Remove a router. ID is its id or its RAFT_NODE_ID. It is refused while those
-that would be left are no majority that answers. A leader hands over first. With
+that would be left are no majority that answers. A leader hands over first. The
+command ends when the dead letters have all their copies at those left. With
 its data directory a removed router does not come back; with an empty one it can
 be added anew.`,
 		Example: `  conveyor cluster remove 4`,
@@ -118,11 +146,14 @@ be added anew.`,
 				return err
 			}
 			say(a.env.Stdout, "router/%s removed", s.GetId())
-			return nil
+			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			defer cancel()
+			return a.awaitCopies(ctx, c, timeout)
 		},
 	}
 	server.add(cmd)
 	cmd.Flags().BoolVar(&force, "force", false, "also when those that are left are no majority that answers")
+	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long to wait until the dead letters have all their copies")
 	return cmd
 }
 

@@ -58,6 +58,21 @@ func TestCluster_MembersComeAndGo(t *testing.T) {
 	}
 	_, err = four.admin.RemoveRouter(t.Context(), &controlv1.RemoveRouterRequest{Id: leaderID})
 	mustRefuse(t, err, "NOT_FOUND")
+	// The one that left had a copy of the letters, which the new one gets.
+	await(t, func() string { return four.info().GetLetterCopiesProblem() })
+}
+
+func TestCluster_SaysWhileCopiesOfTheLettersAreMissing(t *testing.T) {
+	c := startCluster(t, 3)
+	await(t, func() string { return c.leader().info().GetLetterCopiesProblem() })
+	gone := c.follower()
+	gone.stop()
+	await(t, func() string {
+		if c.leader().info().GetLetterCopiesProblem() == "" {
+			return "nothing is said of the copy at the router that is gone"
+		}
+		return ""
+	})
 }
 
 func TestCluster_AWipedDiskComesBackAsANewRouterWithoutAVote(t *testing.T) {

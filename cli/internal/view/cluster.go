@@ -24,11 +24,13 @@ type ClusterStatus struct {
 	// Healthy: there is a leader, and all routers answer.
 	Healthy bool `json:"healthy"`
 	// FeatureLevel: what it brings is known to all routers; 0 from a router that does not say.
-	FeatureLevel      uint32    `json:"featureLevel,omitempty"`
-	DeadLetters       uint64    `json:"deadLetters"`
-	DeadLetterProblem string    `json:"deadLetterProblem,omitempty"`
-	Staleness         *Stale    `json:"staleness,omitempty"`
-	Routers           []*Object `json:"routers"`
+	FeatureLevel      uint32 `json:"featureLevel,omitempty"`
+	DeadLetters       uint64 `json:"deadLetters"`
+	DeadLetterProblem string `json:"deadLetterProblem,omitempty"`
+	// LetterCopiesProblem says why not every dead letter has all its copies.
+	LetterCopiesProblem string    `json:"letterCopiesProblem,omitempty"`
+	Staleness           *Stale    `json:"staleness,omitempty"`
+	Routers             []*Object `json:"routers"`
 }
 
 // Stale says how old an answer may be.
@@ -55,7 +57,7 @@ type RouterStatus struct {
 // Cluster shows the routers as one object.
 func Cluster(c *controlv1.GetClusterResponse) *Object {
 	st := &ClusterStatus{
-		Incarnation: c.GetIncarnation(), Leader: c.GetLeaderId(), FeatureLevel: c.GetFeatureLevel(), DeadLetters: c.GetDeadLetters(), DeadLetterProblem: c.GetDeadLetterProblem(),
+		Incarnation: c.GetIncarnation(), Leader: c.GetLeaderId(), FeatureLevel: c.GetFeatureLevel(), DeadLetters: c.GetDeadLetters(), DeadLetterProblem: c.GetDeadLetterProblem(), LetterCopiesProblem: c.GetLetterCopiesProblem(),
 		Routers: []*Object{},
 	}
 	if s := c.GetStaleness(); s != nil {

@@ -38,6 +38,8 @@ type Letters interface {
 	List(ctx context.Context, q dlq.Query) iter.Seq2[dlq.Letter, error]
 	Discard(ctx context.Context, ids ...uint64) error
 	Count(ctx context.Context) (uint64, error)
+	// Complete returns nil when every letter has all its copies at these servers.
+	Complete(ctx context.Context, servers []string) error
 }
 
 // Config is what the API stands on. All fields are required.

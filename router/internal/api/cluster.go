@@ -56,7 +56,20 @@ func (a *admin) GetCluster(ctx context.Context, req *controlv1.GetClusterRequest
 	if resp.DeadLetters, err = a.Letters.Count(ctx); err != nil {
 		resp.DeadLetterProblem = err.Error()
 	}
+	if err := a.lettersComplete(ctx, members.Servers); err != nil {
+		resp.LetterCopiesProblem = err.Error()
+	}
 	return resp, nil
+}
+
+func (a *admin) lettersComplete(ctx context.Context, members []raftstore.Server) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	ids := make([]string, len(members))
+	for i, s := range members {
+		ids[i] = s.ID
+	}
+	return a.Letters.Complete(ctx, ids)
 }
 
 // askMembers completes what is known of each member by what it says of itself.

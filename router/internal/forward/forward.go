@@ -200,7 +200,7 @@ func (f *Forwarder) outgoing(ctx context.Context) context.Context {
 }
 
 func (f *Forwarder) invoke(ctx context.Context, method, address string, req any) (proto.Message, error) {
-	_, resp, err := messages(method)
+	of, err := typesOf(method)
 	if err != nil {
 		return nil, err
 	}
@@ -211,6 +211,7 @@ func (f *Forwarder) invoke(ctx context.Context, method, address string, req any)
 	defer link.give()
 	out, cancel := link.bind(f.outgoing(ctx))
 	defer cancel()
+	resp := of.resp.New().Interface()
 	if err := link.conn.Invoke(out, method, req, resp); err != nil {
 		return nil, err
 	}

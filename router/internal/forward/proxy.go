@@ -8,43 +8,45 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 )
 
-// messages makes empty messages of what a method takes and gives.
-func messages(fullMethod string) (req, resp proto.Message, err error) {
+// types are those of the messages that a method takes and gives.
+type types struct{ req, resp protoreflect.MessageType }
+
+func typesOf(fullMethod string) (types, error) {
 	service, method, ok := strings.Cut(strings.TrimPrefix(fullMethod, "/"), "/")
 	if !ok {
-		return nil, nil, errUnknown(fullMethod)
+		return types{}, errUnknown(fullMethod)
 	}
 	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
 	if err != nil {
-		return nil, nil, errUnknown(fullMethod)
+		return types{}, errUnknown(fullMethod)
 	}
 	sd, ok := d.(protoreflect.ServiceDescriptor)
 	if !ok {
-		return nil, nil, errUnknown(fullMethod)
+		return types{}, errUnknown(fullMethod)
 	}
 	md := sd.Methods().ByName(protoreflect.Name(method))
 	if md == nil {
-		return nil, nil, errUnknown(fullMethod)
+		return types{}, errUnknown(fullMethod)
 	}
 	in, err := protoregistry.GlobalTypes.FindMessageByName(md.Input().FullName())
 	if err != nil {
-		return nil, nil, errUnknown(fullMethod)
+		return types{}, errUnknown(fullMethod)
 	}
 	out, err := protoregistry.GlobalTypes.FindMessageByName(md.Output().FullName())
 	if err != nil {
-		return nil, nil, errUnknown(fullMethod)
+		return types{}, errUnknown(fullMethod)
 	}
-	return in.New().Interface(), out.New().Interface(), nil
+	return types{in, out}, nil
 }
 
 // proxy joins a caller's stream to one of the leader, message by message: neither side is read faster than the other takes.
 func (f *Forwarder) proxy(caller grpc.ServerStream, info *grpc.StreamServerInfo, address string) error {
-	if _, _, err := messages(info.FullMethod); err != nil {
+	of, err := typesOf(info.FullMethod)
+	if err != nil {
 		return err
 	}
 	link, err := f.reach(caller.Context(), address)
@@ -60,12 +62,9 @@ func (f *Forwarder) proxy(caller grpc.ServerStream, info *grpc.StreamServerInfo,
 		return err
 	}
 	// Ends with the caller's stream, which ends when this call returns.
-	go upward(caller, leader, info)
+	go upward(caller, leader, of.req, info.IsClientStream)
 	for {
-		_, resp, err := messages(info.FullMethod)
-		if err != nil {
-			return err
-		}
+		resp := of.resp.New().Interface()
 		err = leader.RecvMsg(resp)
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -80,12 +79,9 @@ func (f *Forwarder) proxy(caller grpc.ServerStream, info *grpc.StreamServerInfo,
 }
 
 // upward passes on what the caller sends. What goes wrong here is what the other direction ends with.
-func upward(caller grpc.ServerStream, leader grpc.ClientStream, info *grpc.StreamServerInfo) {
+func upward(caller grpc.ServerStream, leader grpc.ClientStream, request protoreflect.MessageType, several bool) {
 	for {
-		req, _, err := messages(info.FullMethod)
-		if err != nil {
-			return
-		}
+		req := request.New().Interface()
 		if err := caller.RecvMsg(req); err != nil {
 			if errors.Is(err, io.EOF) {
 				_ = leader.CloseSend()
@@ -95,7 +91,7 @@ func upward(caller grpc.ServerStream, leader grpc.ClientStream, info *grpc.Strea
 		if err := leader.SendMsg(req); err != nil {
 			return
 		}
-		if !info.IsClientStream {
+		if !several {
 			_ = leader.CloseSend()
 			return
 		}

@@ -1461,9 +1461,12 @@ type GetClusterResponse struct {
 	Version           string     `protobuf:"bytes,9,opt,name=version,proto3" json:"version,omitempty"`
 	Staleness         *Staleness `protobuf:"bytes,10,opt,name=staleness,proto3" json:"staleness,omitempty"`
 	// feature_level: what it brings is known to all routers. It rises once the last of them runs a newer version.
-	FeatureLevel  uint32 `protobuf:"varint,11,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	FeatureLevel uint32 `protobuf:"varint,11,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
+	// letter_copies_problem says why not every dead letter has all its copies, up to date and at members; empty when each has. Until then one router more may be lost only
+	// with letters.
+	LetterCopiesProblem string `protobuf:"bytes,12,opt,name=letter_copies_problem,json=letterCopiesProblem,proto3" json:"letter_copies_problem,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *GetClusterResponse) Reset() {
@@ -1571,6 +1574,13 @@ func (x *GetClusterResponse) GetFeatureLevel() uint32 {
 		return x.FeatureLevel
 	}
 	return 0
+}
+
+func (x *GetClusterResponse) GetLetterCopiesProblem() string {
+	if x != nil {
+		return x.LetterCopiesProblem
+	}
+	return ""
 }
 
 // ClusterServer is a member of the cluster.
@@ -2562,7 +2572,7 @@ const file_conveyor_control_v1_admin_proto_rawDesc = "" +
 	"\x06stages\x18\x06 \x01(\rR\x06stages\x12?\n" +
 	"\rregistered_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\fregisteredAt\")\n" +
 	"\x11GetClusterRequest\x12\x14\n" +
-	"\x05stale\x18\x01 \x01(\bR\x05stale\"\xc2\x03\n" +
+	"\x05stale\x18\x01 \x01(\bR\x05stale\"\xf6\x03\n" +
 	"\x12GetClusterResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12 \n" +
@@ -2576,7 +2586,8 @@ const file_conveyor_control_v1_admin_proto_rawDesc = "" +
 	"\aversion\x18\t \x01(\tR\aversion\x12<\n" +
 	"\tstaleness\x18\n" +
 	" \x01(\v2\x1e.conveyor.control.v1.StalenessR\tstaleness\x12#\n" +
-	"\rfeature_level\x18\v \x01(\rR\ffeatureLevel\"\xa8\x01\n" +
+	"\rfeature_level\x18\v \x01(\rR\ffeatureLevel\x122\n" +
+	"\x15letter_copies_problem\x18\f \x01(\tR\x13letterCopiesProblem\"\xa8\x01\n" +
 	"\rClusterServer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
