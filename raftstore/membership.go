@@ -60,6 +60,26 @@ func (s *Store) Promote(ctx context.Context, id string, prevIndex uint64) (index
 	return 0, fmt.Errorf("%w: server %s is not a member: add it as a learner first", ErrRefused, id)
 }
 
+// SetAddress changes where a member is reached, and nothing else. See AddLearner.
+func (s *Store) SetAddress(ctx context.Context, id, address string, prevIndex uint64) (index uint64, err error) {
+	m, err := s.Membership()
+	if err != nil {
+		return 0, err
+	}
+	for _, server := range m.Servers {
+		if server.ID != id {
+			continue
+		}
+		return s.change(ctx, func() raft.IndexFuture {
+			if server.Voter {
+				return s.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(address), prevIndex, applyTimeout)
+			}
+			return s.raft.AddNonvoter(raft.ServerID(id), raft.ServerAddress(address), prevIndex, applyTimeout)
+		})
+	}
+	return 0, fmt.Errorf("%w: server %s is not a member", ErrRefused, id)
+}
+
 // Remove takes a server out of the cluster; a leader that removes itself steps down afterwards. See AddLearner.
 func (s *Store) Remove(ctx context.Context, id string, prevIndex uint64) (index uint64, err error) {
 	return s.change(ctx, func() raft.IndexFuture { return s.raft.RemoveServer(raft.ServerID(id), prevIndex, applyTimeout) })

@@ -31,7 +31,10 @@ func (r *Router) tendRouters(ctx context.Context) error {
 	defer tick.Stop()
 	said := ""
 	for {
-		err := r.announce(ctx)
+		err := r.correctAddress(ctx)
+		if err == nil {
+			err = r.announce(ctx)
+		}
 		if err == nil {
 			err = r.forgetRouters(ctx)
 		}
@@ -45,6 +48,31 @@ func (r *Router) tendRouters(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// correctAddress is for the leader: a router that was founded alone may have an address by which nobody else reaches it.
+func (r *Router) correctAddress(ctx context.Context) error {
+	if _, leads := r.controller.Leading(); !leads {
+		return nil
+	}
+	members, err := r.store.Membership()
+	if err != nil {
+		return err
+	}
+	self, _ := r.cfg.self()
+	address := self.Address.String()
+	for _, s := range members.Servers {
+		if s.ID != r.store.ServerID() || s.Address == address {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, announceTimeout)
+		defer cancel()
+		if _, err := r.store.SetAddress(ctx, s.ID, address, members.Index); err != nil {
+			return err
+		}
+		r.logger.Info("the cluster knows this router by another address", "was", s.Address, "is", address)
+	}
+	return nil
 }
 
 // announce tells the leader of this router, unless it knows already.

@@ -62,6 +62,47 @@ func TestCluster_MembersComeAndGo(t *testing.T) {
 	await(t, func() string { return four.info().GetLetterCopiesProblem() })
 }
 
+func TestCluster_ARouterThatWasFoundedAloneIsGivenOthers(t *testing.T) {
+	c := &cluster{t: t, nodes: map[string]*member{}}
+	one := c.join("1")
+	// What others could not dial.
+	one.cfg.AdvertiseAddress = "nowhere.example:1"
+	one.start()
+	one.awaitReady()
+	one.apply(simple...)
+	one.stop()
+	one.cfg.AdvertiseAddress = ""
+	for _, id := range []string{"2", "3"} {
+		c.join(id)
+	}
+	for _, m := range c.nodes {
+		m.cfg.Peers = c.peers
+		m.start()
+	}
+	one.awaitReady()
+	for _, id := range []string{"2", "3"} {
+		await(t, func() string {
+			added, err := one.admin.AddRouter(t.Context(), &controlv1.AddRouterRequest{Address: c.nodes[id].conn.Target()})
+			if err == nil {
+				_, err = one.admin.PromoteRouter(t.Context(), &controlv1.PromoteRouterRequest{Id: added.GetServer().GetId()})
+			}
+			if err != nil {
+				return err.Error()
+			}
+			return ""
+		})
+		c.nodes[id].awaitReady()
+	}
+	await(t, func() string {
+		list, err := c.nodes["3"].admin.ListResources(t.Context(), &controlv1.ListResourcesRequest{})
+		if err != nil || len(list.GetResources()) != len(simple) {
+			return fmt.Sprintf("what the first router had: %v %v", list, err)
+		}
+		return ""
+	})
+	await(t, func() string { return one.info().GetLetterCopiesProblem() })
+}
+
 func TestCluster_SaysWhileCopiesOfTheLettersAreMissing(t *testing.T) {
 	c := startCluster(t, 3)
 	await(t, func() string { return c.leader().info().GetLetterCopiesProblem() })

@@ -23,7 +23,7 @@ type Config struct {
 	NodeID int `env:"RAFT_NODE_ID" flag:"raft-node-id" default:"1" desc:"number of this router in its cluster"`
 	// Peers lists the routers of the cluster as host:port, this one included; the position in the list, from 1, is NodeID, unless an entry says it: 3=host:port.
 	// They found the cluster once, when all of them run with empty data directories; a router with an empty one that meets a cluster waits to be added to it.
-	// Empty, or this router alone, founds a cluster of one, which cannot be given others.
+	// Empty, or this router alone, founds a cluster of one. It can be given others after it was started again with them in the list.
 	Peers env.Peers `env:"RAFT_PEERS" flag:"raft-peers" desc:"routers of the cluster, host:port,... in the order of their numbers; empty founds a cluster of one"`
 	// DataDir holds everything the router keeps: raft/ (log, snapshots, identity), dead-letters/ (the dead-letter store) and LOCK. One process at a time.
 	DataDir string `env:"DATA_DIR" flag:"data-dir" default:"./data" desc:"directory of the router's state"`

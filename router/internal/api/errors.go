@@ -113,7 +113,7 @@ func toWire(err error) error {
 	case errors.Is(err, raftstore.ErrUnknownOutcome):
 		return unknown("the cluster did not confirm in time; the change may or may not have been made")
 	case errors.Is(err, raftstore.ErrAlone):
-		return fail(codes.FailedPrecondition, reasonConflict, "this router was founded alone, without RAFT_PEERS: it has no other members, and can be given none")
+		return fail(codes.FailedPrecondition, reasonConflict, "this router runs alone: start it again with RAFT_PEERS listing itself and the routers to come, then add them")
 	case errors.Is(err, raftstore.ErrRefused):
 		return fail(codes.FailedPrecondition, reasonConflict, "the members of the cluster were not changed: %v", err)
 	case errors.Is(err, raftstore.ErrClosed):
