@@ -35,6 +35,7 @@ const (
 	ReasonClientSessionEnded     Reason = "CLIENT_SESSION_ENDED"
 	ReasonLagging                Reason = "LAGGING"
 	ReasonRouterUnreachable      Reason = "ROUTER_UNREACHABLE"
+	ReasonLowDisk                Reason = "LOW_DISK"
 )
 
 // The errors that callers branch on, with errors.Is.
@@ -71,6 +72,8 @@ var (
 	ErrLagging = errors.New("the router lags behind")
 	// ErrRouterUnreachable is returned when the routers do not reach the one that a change is about.
 	ErrRouterUnreachable = errors.New("the router is not reached by the others")
+	// ErrLowDisk is returned when the router that leads has too little disk to change anything; nothing was changed.
+	ErrLowDisk = errors.New("the router's disk is nearly full")
 	// ErrUnreachable is returned when no router answered.
 	ErrUnreachable = errors.New("no router answered")
 	// ErrDenied is returned when the router does not know the caller or does not let it do this.
@@ -98,6 +101,7 @@ var sentinels = map[Reason]error{
 	ReasonClientSessionEnded:     ErrClientSessionEnded,
 	ReasonLagging:                ErrLagging,
 	ReasonRouterUnreachable:      ErrRouterUnreachable,
+	ReasonLowDisk:                ErrLowDisk,
 }
 
 // byCode serves answers that carry no reason, such as those of a proxy or of a router that does not know a method.

@@ -44,6 +44,7 @@ var reasons = map[client.Reason]error{
 	client.ReasonDenied:                 client.ErrDenied,
 	client.ReasonLagging:                client.ErrLagging,
 	client.ReasonRouterUnreachable:      client.ErrRouterUnreachable,
+	client.ReasonLowDisk:                client.ErrLowDisk,
 }
 
 func TestErrors_EveryReasonComesBackAsItsOwnError(t *testing.T) {

@@ -189,3 +189,32 @@ func TestCluster_AWipedServerIsANewOneAndHasNoVote(t *testing.T) {
 	}
 	c.Eventually("the new server leads", func() bool { return fresh.Leadership().Leader })
 }
+
+func TestCluster_ALeaderWithoutRoomHandsOver(t *testing.T) {
+	full := 0
+	c := raftstoretest.New(t, raftstoretest.Config{
+		Servers: 3, Machine: func(int) raftstore.StateMachine { return &journal{} },
+		Change: func(server int, cfg *raftstore.Config) {
+			if server == full {
+				cfg.MinFree = 1 << 62 // more than there is
+			}
+		},
+	})
+	leader := c.Leader()
+	full = leader%3 + 1
+	c.Stop(full)
+	c.Start(full)
+	c.Eventually("the one without room follows", func() bool { return c.Store(full).AppliedIndex() >= c.Store(leader).AppliedIndex() })
+	c.Eventually("the one without room leads", func() bool {
+		_ = c.Store(leader).TransferLeadership(t.Context(), c.Store(full).ServerID())
+		return !c.Store(leader).Leadership().Leader
+	})
+	c.Eventually("another one leads", func() bool {
+		for n := 1; n <= 3; n++ {
+			if _, err := c.Store(n).Propose(t.Context(), []byte("x")); n != full && err == nil {
+				return true
+			}
+		}
+		return false
+	})
+}

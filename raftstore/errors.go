@@ -20,6 +20,10 @@ var (
 	ErrHalted = errors.New("state machine has halted")
 	// ErrDiskHangs is what Err says when a write of the log does not end.
 	ErrDiskHangs = errors.New("disk hangs")
+	// ErrDiskFailed is what Err says when the disk refused a write, as a full one does: after that nothing is known of what it holds until it is read again.
+	ErrDiskFailed = errors.New("disk failed")
+	// ErrLowDisk is what every *LowDiskError is.
+	ErrLowDisk = errors.New("the disk is nearly full")
 	// ErrInUse is returned by Open when another process uses the directory.
 	ErrInUse = errors.New("data directory is in use by another process")
 	// ErrSeveralServers is returned by Open without Peers when the directory belongs to a cluster of several servers.

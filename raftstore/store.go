@@ -47,6 +47,9 @@ type Config struct {
 	SnapshotThreshold uint64
 	// TrailingLogs is how many commands stay in the log behind a snapshot, for servers that lag; 0 means 10240. It is at least three times SnapshotThreshold.
 	TrailingLogs uint64
+	// MinFree is how many bytes must be free on the volume of Dir; below, commands are refused with a *LowDiskError, and a leader hands over. 0 means 128 MiB, or a
+	// twentieth of a smaller volume, and a negative value that commands go on until the disk is full, which ends the store.
+	MinFree int64
 	// Logger receives what operators should know; nil discards.
 	Logger *slog.Logger
 }
@@ -105,8 +108,9 @@ type Store struct {
 	logger    *slog.Logger
 	raft      *raft.Raft
 	log       *raftboltdb.BoltStore
-	watched   *watchedLog
-	hung      atomic.Pointer[error]
+	guard     *guard
+	fault     atomic.Pointer[error]
+	room      room
 	diskHangs chan struct{}
 	trans     *transport
 	server    *service
@@ -153,8 +157,9 @@ func Open(ctx context.Context, cfg Config, machine StateMachine) (*Store, error)
 	}
 	s := &Store{
 		alone: len(cfg.Peers) == 0, logger: logger, log: log, fsm: &fsm{machine: machine, failed: make(chan struct{})}, notify: make(chan bool, 16),
-		changed: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}), diskHangs: make(chan struct{}), watched: &watchedLog{LogStore: log},
+		changed: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}), diskHangs: make(chan struct{}),
 	}
+	s.guard = &guard{persistent: log, failed: s.fail}
 	if err := s.start(&cfg, logger); err != nil {
 		if s.trans != nil {
 			err = errors.Join(err, s.trans.stop())
@@ -163,6 +168,7 @@ func Open(ctx context.Context, cfg Config, machine StateMachine) (*Store, error)
 	}
 	s.wg.Go(s.watchLeadership)
 	s.wg.Go(s.watchDisk)
+	s.wg.Go(func() { s.watchSpace(&cfg) })
 	if !s.alone && s.self.get().ClusterID == "" {
 		s.wg.Go(func() { s.meet(&cfg) })
 	}
@@ -183,7 +189,7 @@ func (s *Store) start(cfg *Config, logger *slog.Logger) error {
 	if err := s.found(cfg, conf, snapshots); err != nil {
 		return err
 	}
-	if s.raft, err = raft.NewRaft(conf, s.fsm, s.watched, s.log, snapshots, s.trans); err != nil {
+	if s.raft, err = raft.NewRaft(conf, s.fsm, s.guard, s.guard, snapshots, s.trans); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
 	s.server.applied = s.raft.AppliedIndex
@@ -231,7 +237,7 @@ func (s *Store) RaftService() controlv1.RaftServiceServer { return s.server }
 func (s *Store) Refuse() { s.trans.refuse() }
 
 // Propose replicates a command and waits until it is applied here. When ctx ends first, or leadership is lost, the error is ErrUnknownOutcome; ErrNotLeader
-// says that the command was not applied.
+// says that the command was not applied, and a *LowDiskError that it was not even proposed.
 func (s *Store) Propose(ctx context.Context, cmd []byte) (Result, error) {
 	if len(cmd) > MaxCommandBytes {
 		return Result{}, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(cmd), MaxCommandBytes)
@@ -241,6 +247,9 @@ func (s *Store) Propose(ctx context.Context, cmd []byte) (Result, error) {
 	}
 	if err := ctx.Err(); err != nil {
 		return Result{}, fmt.Errorf("propose: %w", context.Cause(ctx))
+	}
+	if low := s.room.low.Load(); low != nil {
+		return Result{}, low
 	}
 	future := s.raft.Apply(seal(cmd), applyTimeout)
 	if err := s.await(ctx, future); err != nil {
@@ -383,12 +392,12 @@ func (s *Store) Snapshot() error {
 	return nil
 }
 
-// Failed is closed when the machine halted, or the disk hangs: this node serves nothing any more and should be stopped. Err says why.
+// Failed is closed when the machine halted, or the disk failed or hangs: this node serves nothing any more and should be stopped. Err says why.
 func (s *Store) Failed() <-chan struct{} { return s.fsm.failed }
 
 // Err is nil until Failed is closed.
 func (s *Store) Err() error {
-	if err := s.hung.Load(); err != nil {
+	if err := s.fault.Load(); err != nil {
 		return *err
 	}
 	err := s.fsm.halted.Load()
@@ -410,7 +419,7 @@ func (s *Store) Close() error {
 		select {
 		case stopErr = <-shut:
 		case <-s.diskHangs:
-			stopErr = *s.hung.Load()
+			stopErr = *s.fault.Load()
 		}
 		close(s.stopped)
 		if errors.Is(stopErr, ErrDiskHangs) {

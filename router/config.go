@@ -32,6 +32,9 @@ type Config struct {
 	// DLQPort is the port at which the dead-letter servers of a cluster of several routers meet, at the host of their addresses in Peers. A router that is alone does not use
 	// it.
 	DLQPort env.Port `env:"DLQ_PORT" flag:"dlq-port" default:"6222" desc:"port at which routers of a cluster exchange dead letters"`
+	// MinFree is how much must be free on the volume of DataDir: below, the router changes nothing any more, and one that leads hands over. 0 means 128 MiB, or a
+	// twentieth of a smaller volume.
+	MinFree env.Bytes `env:"MIN_FREE" flag:"min-free" desc:"below so much free disk nothing is changed any more; default 128Mi, or a twentieth of a smaller volume"`
 	// TLS names the certificates for all connections between Conveyor's parts. Without them the router stays on loopback.
 	TLS certs.Files
 	// ListenHost is the address to listen on. Empty means all addresses with certificates, and loopback without.
@@ -106,6 +109,9 @@ func (c *Config) Validate() error {
 		fault("RAFT_NODE_ID: %d is not a number from 1", c.NodeID)
 	}
 	c.validatePeers(fault)
+	if c.MinFree < 0 {
+		fault("MIN_FREE: %s is negative", c.MinFree)
+	}
 	if c.DataDir == "" {
 		fault("DATA_DIR: is empty")
 	}

@@ -61,6 +61,12 @@ func (r *Router) registerMetrics() error {
 			return 0
 		}),
 		gauge("conveyor_router_applied_index", "Log index of the last command applied.", func() float64 { return float64(r.machine.Index()) }),
+		gauge("conveyor_router_disk_low", "1 while too little disk is free for anything to be changed.", func() float64 {
+			if r.store.LowDisk() != nil {
+				return 1
+			}
+			return 0
+		}),
 		gauge("conveyor_router_sessions", "Sidecars with a live session.", func() float64 { return float64(len(r.machine.View().Sessions)) }),
 		gauge("conveyor_router_resources", "Resources kept.", func() float64 { return float64(len(r.machine.View().Resources)) }),
 		gauge("conveyor_router_pipelines", "Pipelines that have begun and are not deleted.", func() float64 { return float64(len(r.machine.View().Pipelines)) }),

@@ -190,7 +190,7 @@ func (r *Router) openDir(context.Context) (err error) {
 func (r *Router) openRaft(ctx context.Context) (err error) {
 	cfg := raftstore.Config{
 		Dir: filepath.Join(r.cfg.DataDir, raftDir), ServerName: strconv.Itoa(r.cfg.NodeID), Peers: r.cfg.peers(), DialOptions: r.dialOptions,
-		Timeouts: r.cfg.RaftTimeouts, Logger: r.logger,
+		Timeouts: r.cfg.RaftTimeouts, MinFree: int64(r.cfg.MinFree), Logger: r.logger,
 	}
 	if self, listed := r.cfg.self(); listed {
 		cfg.Address = self.Address.String()

@@ -40,6 +40,7 @@ const (
 	reasonDenied                 = "DENIED"
 	reasonLagging                = "LAGGING"
 	reasonRouterUnreachable      = "ROUTER_UNREACHABLE"
+	reasonLowDisk                = "LOW_DISK"
 )
 
 // What the metadata of a reason says of a change that was perhaps made. Without it, none was.
@@ -108,6 +109,10 @@ func toWire(err error) error {
 		return fail(codes.Unimplemented, reasonNotAvailable, "%v", err)
 	case errors.Is(err, raftstore.ErrTooLarge):
 		return fail(codes.ResourceExhausted, reasonLimitExceeded, "the request is too large for one step: %v", err)
+	case errors.Is(err, raftstore.ErrLowDisk):
+		return fail(codes.ResourceExhausted, reasonLowDisk, "%v", err)
+	case errors.Is(err, raftstore.ErrDiskFailed), errors.Is(err, raftstore.ErrDiskHangs):
+		return fail(codes.Unavailable, reasonNotLeader, "this router is stopping: %v", err)
 	case errors.Is(err, raftstore.ErrHalted):
 		return fail(codes.Unavailable, reasonHalted, "this router has stopped: %v", err)
 	case errors.Is(err, raftstore.ErrUnknownOutcome):

@@ -1,0 +1,109 @@
+package raftstore
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// diskWait is how long a write of the log may take. Raft sends heartbeats besides it, and a leader whose disk hangs would lead on without doing anything.
+const diskWait = 5 * time.Second
+
+// termKey is under which raft keeps its term; see guard.SetUint64.
+const termKey = "CurrentTerm"
+
+// persistent is what raft must not lose: its log, its term and its votes.
+type persistent interface {
+	raft.LogStore
+	raft.StableStore
+	Close() error
+}
+
+// guard stands between raft and its disk. It remembers since when a write is under way. After one has failed it lets no other through: what a disk holds after a failed
+// flush is not known, and a second one that succeeds says nothing of the first.
+type guard struct {
+	persistent
+	began  atomic.Pointer[time.Time]
+	broken atomic.Pointer[error]
+	// failed is called with the first error; it must not block.
+	failed func(error)
+}
+
+func (g *guard) write(do func() error) error {
+	if err := g.broken.Load(); err != nil {
+		return *err
+	}
+	now := time.Now()
+	g.began.Store(&now)
+	err := do()
+	g.began.Store(nil)
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("%w: %w: make room or look at the disk, and start this server again: what it acknowledged is there, or with the other servers", ErrDiskFailed, err)
+	if g.broken.CompareAndSwap(nil, &err) {
+		g.failed(err)
+	}
+	return err
+}
+
+// StoreLog implements raft.LogStore.
+func (g *guard) StoreLog(l *raft.Log) error { return g.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs implements raft.LogStore. Raft makes one such call at a time.
+func (g *guard) StoreLogs(logs []*raft.Log) error {
+	return g.write(func() error { return g.persistent.StoreLogs(logs) })
+}
+
+// DeleteRange implements raft.LogStore.
+func (g *guard) DeleteRange(first, last uint64) error {
+	return g.write(func() error { return g.persistent.DeleteRange(first, last) })
+}
+
+// Set implements raft.StableStore.
+func (g *guard) Set(key, value []byte) error {
+	return g.write(func() error { return g.persistent.Set(key, value) })
+}
+
+// SetUint64 implements raft.StableStore. Raft panics when its term cannot be stored, which would end the process without a word that helps. So that failure is only told
+// to the store, which ends in order. Until then raft acts in a term that it may forget: it can neither store an entry nor vote in it, and a server that did neither may
+// take part in that term again.
+func (g *guard) SetUint64(key []byte, value uint64) error {
+	err := g.write(func() error { return g.persistent.SetUint64(key, value) })
+	if string(key) == termKey {
+		return nil
+	}
+	return err
+}
+
+// watch returns an error when a write takes longer than limit, and nil when stop is closed.
+func (g *guard) watch(limit time.Duration, stop <-chan struct{}) error {
+	ticks := time.NewTicker(limit / 5)
+	defer ticks.Stop()
+	for {
+		select {
+		case <-stop:
+			return nil
+		case <-ticks.C:
+			if began := g.began.Load(); began != nil && time.Since(*began) > limit {
+				return fmt.Errorf("%w: a write of the log takes longer than %v: look at the disk, and start this server again", ErrDiskHangs, limit)
+			}
+		}
+	}
+}
+
+// watchDisk fails the store for good when the disk hangs.
+func (s *Store) watchDisk() {
+	if err := s.guard.watch(diskWait, s.stopped); err != nil {
+		s.fail(err)
+		close(s.diskHangs)
+	}
+}
+
+// fail ends the use of the store; the first reason stays.
+func (s *Store) fail(err error) {
+	s.fault.CompareAndSwap(nil, &err)
+	s.fsm.fail()
+}

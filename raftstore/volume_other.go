@@ -1,0 +1,6 @@
+//go:build !linux && !darwin && !freebsd
+
+package raftstore
+
+// volume does not know here.
+func volume(string) (free, total uint64, known bool) { return 0, 0, false }
