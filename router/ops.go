@@ -68,6 +68,7 @@ func (r *Router) registerMetrics() error {
 			return 0
 		}),
 		gauge("conveyor_router_sessions", "Sidecars with a live session.", func() float64 { return float64(len(r.machine.View().Sessions)) }),
+		gauge("conveyor_router_sessions_kept", "Silent sessions that are kept over their time, since too many fell silent at once.", func() float64 { return float64(len(r.controller.Leases().Back())) }),
 		gauge("conveyor_router_resources", "Resources kept.", func() float64 { return float64(len(r.machine.View().Resources)) }),
 		gauge("conveyor_router_pipelines", "Pipelines that have begun and are not deleted.", func() float64 { return float64(len(r.machine.View().Pipelines)) }),
 		gauge("conveyor_router_assignments", "Stages assigned to sidecars.", func() float64 { return float64(len(r.machine.View().Assignments)) }),

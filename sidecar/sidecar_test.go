@@ -62,6 +62,8 @@ func (e *engine) Inject(context.Context, *controlv1.Letter) (linkv1.Outcome, uin
 	return 0, 0, errors.New("nothing runs here")
 }
 
+func (e *engine) Unreachable() []string { return nil }
+
 func (e *engine) Reports() ([]*controlv1.StageReport, []*controlv1.LaneReport) {
 	stage := &controlv1.StageStatus{Name: "in", Open: true, RecordsOut: 5, Edges: []*controlv1.EdgeStatus{{To: "out", Records: 5, Bytes: 50, BlockedMillis: 1500}}}
 	lane := &controlv1.LaneStatus{

@@ -21,6 +21,7 @@ import (
 const (
 	maxSessions      = 10_000
 	maxEndpoints     = 256
+	maxUnreachable   = 1024
 	maxEndpointBytes = 384 << 10 // of all endpoints of a sidecar
 	maxHostAddresses = 64
 	maxTextBytes     = 256
@@ -112,7 +113,15 @@ func (c *coordinator) Heartbeat(_ context.Context, req *controlv1.HeartbeatReque
 		return nil, err
 	}
 	s := status.Session{Sidecar: req.GetSession().GetSidecarId(), Epoch: req.GetSession().GetEpoch()}
-	c.Controller.Leases().Renew(s.Sidecar, s.Epoch)
+	if n := len(req.GetUnreachable()); n > maxUnreachable {
+		return nil, fail(codes.ResourceExhausted, reasonLimitExceeded, "sidecar %s does not reach %d others, at most %d can be told", s.Sidecar, n, maxUnreachable)
+	}
+	for _, id := range req.GetUnreachable() {
+		if !sidecarID.MatchString(id) {
+			return nil, invalid("sidecar %s does not reach %.140q, which is no id of a sidecar", s.Sidecar, id)
+		}
+	}
+	c.Controller.Leases().Renew(s.Sidecar, s.Epoch, req.GetUnreachable()...)
 	view := c.Machine.View()
 	c.Controller.Reports().Take(s, req.GetStages(), req.GetLanes(), func(pipeline string, generation uint64) bool {
 		return view.Pipelines[pipeline].GetGeneration() == generation

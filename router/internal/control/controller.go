@@ -66,6 +66,7 @@ type Controller struct {
 	drains   map[drain]time.Time
 	holds    holds
 	clients  idleClients
+	back     int // sessions that are kept over their time
 }
 
 // drain names one draining of a pipeline.

@@ -16,6 +16,7 @@ import (
 	"github.com/conveyor-etl/conveyor/dsl"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	"github.com/conveyor-etl/conveyor/router/internal/placement"
+	"github.com/conveyor-etl/conveyor/router/internal/session"
 	"github.com/conveyor-etl/conveyor/router/internal/state"
 	"github.com/conveyor-etl/conveyor/router/internal/state/statepb"
 	"github.com/conveyor-etl/conveyor/router/internal/topology"
@@ -62,12 +63,28 @@ func (c *Controller) try(ctx context.Context, cmd *statepb.Command) error {
 	return err
 }
 
+// reportBack says when ends of sessions are held back, and when that is over.
+func (c *Controller) reportBack(sidecars []string) {
+	c.mu.Lock()
+	was := c.back
+	c.back = len(sidecars)
+	c.mu.Unlock()
+	switch {
+	case len(sidecars) > 0 && was == 0:
+		c.cfg.Logger.Warn("many sidecars have fallen silent at once: their sessions are kept for a while, since it may be this router that does not hear them",
+			"silent", len(sidecars), "first", sidecars[0], "ttl", c.cfg.SessionTTL)
+	case len(sidecars) == 0 && was > 0:
+		c.cfg.Logger.Info("no session is kept over its time any more")
+	}
+}
+
 func (c *Controller) housekeep(view *state.View) {
-	sessions := make(map[string]uint64, len(view.Sessions))
+	sessions := make(map[string]session.Tracked, len(view.Sessions))
 	for id, s := range view.Sessions {
-		sessions[id] = s.GetEpoch()
+		sessions[id] = session.Tracked{Epoch: s.GetEpoch(), Machine: s.GetHostName()}
 	}
 	c.leases.Sync(sessions)
+	c.reportBack(c.leases.Back())
 	c.reports.Forget(func(name string) bool { return view.Pipelines[name] != nil })
 	c.compiler.Forget(view)
 	c.mu.Lock()

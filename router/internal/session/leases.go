@@ -13,39 +13,53 @@ type Leases struct {
 
 	mu   sync.Mutex
 	held map[string]lease
+	back []string // whose end was held back when it was last looked
 }
 
 type lease struct {
-	epoch uint64
-	until time.Time
+	epoch   uint64
+	machine string
+	until   time.Time
+	// misses are the sidecars that this one does not reach, as it said last.
+	misses []string
+}
+
+// Tracked is what is known of a session.
+type Tracked struct {
+	Epoch uint64
+	// Machine is where the sidecar runs.
+	Machine string
 }
 
 // New returns leases of this length.
 func New(ttl time.Duration) *Leases { return &Leases{ttl: ttl, held: map[string]lease{}} }
 
-// Renew gives a session its full time again. A session that is not tracked yet is tracked from now on.
-func (l *Leases) Renew(sidecar string, epoch uint64) {
+// Renew gives a session its full time again. A session that is not tracked yet is tracked from now on. unreachable are the sidecars that this one does not reach.
+func (l *Leases) Renew(sidecar string, epoch uint64, unreachable ...string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if old, ok := l.held[sidecar]; !ok || old.epoch <= epoch {
-		l.held[sidecar] = lease{epoch: epoch, until: time.Now().Add(l.ttl)}
+		l.held[sidecar] = lease{epoch: epoch, machine: old.machine, until: time.Now().Add(l.ttl), misses: unreachable}
 	}
 }
 
-// Sync tracks exactly the given sessions, by sidecar id and epoch. Those that are new get their full time.
-func (l *Leases) Sync(sessions map[string]uint64) {
+// Sync tracks exactly the given sessions, by sidecar id. Those that are new get their full time.
+func (l *Leases) Sync(sessions map[string]Tracked) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for id, held := range l.held {
 		// A session that was just opened may be renewed before the caller's view knows it.
-		if epoch, ok := sessions[id]; !ok || epoch > held.epoch {
+		if s, ok := sessions[id]; !ok || s.Epoch > held.epoch {
 			delete(l.held, id)
 		}
 	}
-	for id, epoch := range sessions {
-		if _, ok := l.held[id]; !ok {
-			l.held[id] = lease{epoch: epoch, until: time.Now().Add(l.ttl)}
+	for id, s := range sessions {
+		held, ok := l.held[id]
+		if !ok {
+			held = lease{epoch: s.Epoch, until: time.Now().Add(l.ttl)}
 		}
+		held.machine = s.Machine
+		l.held[id] = held
 	}
 }
 
@@ -53,13 +67,21 @@ func (l *Leases) Sync(sessions map[string]uint64) {
 func (l *Leases) Reset() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.back = nil
 	for id, held := range l.held {
 		held.until = time.Now().Add(l.ttl)
 		l.held[id] = held
 	}
 }
 
-// Run calls expire for each session whose time is over, until ctx ends. expire is called again while the session stays tracked.
+// Back are the sidecars whose sessions would have ended if too many others had not fallen silent with them, in order.
+func (l *Leases) Back() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.back
+}
+
+// Run calls expire for each session whose time is over, until ctx ends, but see overdue. expire is called again while the session stays tracked.
 func (l *Leases) Run(ctx context.Context, expire func(ctx context.Context, sidecar string, epoch uint64)) {
 	period := max(l.ttl/20, time.Millisecond)
 	tick := time.NewTicker(period)
@@ -87,11 +109,7 @@ func (l *Leases) Run(ctx context.Context, expire func(ctx context.Context, sidec
 func (l *Leases) expired(now time.Time) map[string]lease {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	out := map[string]lease{}
-	for id, held := range l.held {
-		if now.After(held.until) {
-			out[id] = held
-		}
-	}
+	var out map[string]lease
+	out, l.back = overdue(l.held, l.ttl, now)
 	return out
 }

@@ -2,7 +2,9 @@ package session_test
 
 import (
 	"context"
+	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -39,7 +41,7 @@ func run(t *testing.T, l *session.Leases) func() map[string]uint64 {
 func TestLeases_EndAfterSilenceAndNotBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := session.New(ttl)
-		l.Sync(map[string]uint64{"quiet": 1, "loud": 2})
+		l.Sync(map[string]session.Tracked{"quiet": {Epoch: 1, Machine: "m"}, "loud": {Epoch: 2, Machine: "m"}})
 		ended := run(t, l)
 		for range 5 {
 			time.Sleep(3 * time.Second)
@@ -57,7 +59,7 @@ func TestLeases_EndAfterSilenceAndNotBefore(t *testing.T) {
 func TestLeases_SilenceShorterThanTheTTLEndsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := session.New(ttl)
-		l.Sync(map[string]uint64{"a": 1})
+		l.Sync(map[string]session.Tracked{"a": {Epoch: 1, Machine: "m"}})
 		ended := run(t, l)
 		time.Sleep(ttl - time.Millisecond)
 		if len(ended()) > 0 {
@@ -69,7 +71,7 @@ func TestLeases_SilenceShorterThanTheTTLEndsNothing(t *testing.T) {
 func TestLeases_ANewLeaderWaitsAFullTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := session.New(ttl)
-		l.Sync(map[string]uint64{"a": 1})
+		l.Sync(map[string]session.Tracked{"a": {Epoch: 1, Machine: "m"}})
 		time.Sleep(time.Hour) // as a follower
 		l.Reset()
 		ended := run(t, l)
@@ -87,7 +89,7 @@ func TestLeases_ANewLeaderWaitsAFullTTL(t *testing.T) {
 func TestLeases_AnOlderSessionDoesNotRenewANewerOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := session.New(ttl)
-		l.Sync(map[string]uint64{"a": 2})
+		l.Sync(map[string]session.Tracked{"a": {Epoch: 2, Machine: "m"}})
 		ended := run(t, l)
 		time.Sleep(ttl - time.Second)
 		l.Renew("a", 1)
@@ -101,12 +103,88 @@ func TestLeases_AnOlderSessionDoesNotRenewANewerOne(t *testing.T) {
 func TestLeases_AGoneSessionIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := session.New(ttl)
-		l.Sync(map[string]uint64{"a": 1})
+		l.Sync(map[string]session.Tracked{"a": {Epoch: 1, Machine: "m"}})
 		ended := run(t, l)
 		l.Sync(nil)
 		time.Sleep(2 * ttl)
 		if len(ended()) > 0 {
 			t.Error("ended")
+		}
+	})
+}
+
+// fleet tracks sidecars on as many machines, and returns what is heard of some of them for a while.
+func fleet(l *session.Leases, machines ...string) (hear func(d time.Duration, which ...int)) {
+	tracked := map[string]session.Tracked{}
+	for i, m := range machines {
+		tracked[fmt.Sprint(i)] = session.Tracked{Epoch: 1, Machine: m}
+	}
+	l.Sync(tracked)
+	return func(d time.Duration, which ...int) {
+		for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Second) {
+			for _, i := range which {
+				l.Renew(fmt.Sprint(i), 1)
+			}
+		}
+	}
+}
+
+func TestLeases_ManyThatFallSilentTogetherAreKeptForTwoTTLsMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := session.New(ttl)
+		hear := fleet(l, "a", "b", "c", "d")
+		ended := run(t, l)
+		hear(3*ttl-2*time.Second, 0, 1)
+		if got := ended(); len(got) > 0 {
+			t.Fatalf("ended %v, of four of which two fell silent", got)
+		}
+		if got := l.Back(); !slices.Equal(got, []string{"2", "3"}) {
+			t.Errorf("kept %v", got)
+		}
+		hear(4*time.Second, 0, 1)
+		if got := ended(); len(got) != 2 || got["2"] != 1 || got["3"] != 1 {
+			t.Errorf("ended %v", got)
+		}
+	})
+}
+
+func TestLeases_AFewSilentOnesAreNotKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := session.New(ttl)
+		hear := fleet(l, "a", "b", "c", "d")
+		ended := run(t, l)
+		hear(ttl+2*time.Second, 0, 1, 2)
+		if got := ended(); len(got) != 1 || got["3"] != 1 {
+			t.Errorf("ended %v", got)
+		}
+	})
+}
+
+func TestLeases_OneMachineCanFailAsAWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := session.New(ttl)
+		hear := fleet(l, "a", "b", "b", "b")
+		ended := run(t, l)
+		hear(ttl+2*time.Second, 0)
+		if got := ended(); len(got) != 3 {
+			t.Errorf("ended %v", got)
+		}
+	})
+}
+
+func TestLeases_WhoIsNotReachedByOthersEitherIsNotKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := session.New(ttl)
+		hear := fleet(l, "a", "b", "c", "d", "e")
+		ended := run(t, l)
+		hear(ttl-time.Second, 0, 1)
+		for range 3 {
+			l.Renew("0", 1, "2")
+			l.Renew("1", 1)
+			time.Sleep(time.Second)
+		}
+		if got := ended(); len(got) != 1 || got["2"] != 1 {
+			t.Errorf("ended %v, and sidecar 0 does not reach 2", got)
 		}
 	})
 }

@@ -25,6 +25,8 @@ type Engine interface {
 	Changes() <-chan struct{}
 	// Reports returns what goes on.
 	Reports() ([]*controlv1.StageReport, []*controlv1.LaneReport)
+	// Unreachable are the ids of the sidecars that do not answer this one.
+	Unreachable() []string
 	// Inject puts the record of a letter into the stage at which it failed and blocks until it has settled. When it failed there again,
 	// newLetter is the id of its new letter. An error says that the record was not taken.
 	Inject(ctx context.Context, letter *controlv1.Letter) (outcome linkv1.Outcome, newLetter uint64, err error)

@@ -47,6 +47,8 @@ func (e *engine) Ended() []*controlv1.EndedAssignment {
 	return slices.Clone(e.ended)
 }
 
+func (e *engine) Unreachable() []string { return nil }
+
 func (e *engine) Reports() ([]*controlv1.StageReport, []*controlv1.LaneReport) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -161,9 +161,8 @@ func (s *Session) Deregister(ctx context.Context, engine Engine) error {
 		return nil
 	}
 	revision, _ := s.effective()
-	stages, lanes := engine.Reports()
 	// What went on last is worth a try, but the farewell does not depend on it.
-	err := s.client.Heartbeat(ctx, &controlv1.HeartbeatRequest{Session: session, Stages: cleanAll(stages), Lanes: cleanAll(lanes)})
+	err := s.client.Heartbeat(ctx, heartbeat(session, engine))
 	if ended := engine.Ended(); len(ended) > 0 {
 		err = errors.Join(err, s.client.AcknowledgeAssignments(ctx, &controlv1.AcknowledgeAssignmentsRequest{Session: session, Revision: revision, Ended: ended}))
 	}

@@ -24,9 +24,8 @@ func (w *work) answer(err error) bool {
 func (w *work) heartbeats(ctx context.Context, every, ttl time.Duration) {
 	silent := false
 	for {
-		stages, lanes := w.engine.Reports()
 		try, cancel := context.WithTimeout(ctx, max(ttl/2, every))
-		err := w.client.Heartbeat(try, &controlv1.HeartbeatRequest{Session: w.session, Stages: cleanAll(stages), Lanes: cleanAll(lanes)})
+		err := w.client.Heartbeat(try, heartbeat(w.session, w.engine))
 		cancel()
 		if ctx.Err() != nil {
 			return
@@ -43,6 +42,12 @@ func (w *work) heartbeats(ctx context.Context, every, ttl time.Duration) {
 			return
 		}
 	}
+}
+
+// heartbeat tells what goes on.
+func heartbeat(session *controlv1.Session, engine Engine) *controlv1.HeartbeatRequest {
+	stages, lanes := engine.Reports()
+	return &controlv1.HeartbeatRequest{Session: session, Stages: cleanAll(stages), Lanes: cleanAll(lanes), Unreachable: engine.Unreachable()}
 }
 
 // rest waits until it is time for a heartbeat, or there is something to tell.
@@ -136,8 +141,7 @@ func (w *work) acknowledge(ctx context.Context) {
 			}
 			if len(pending) > 0 {
 				// What was counted last must be told before the router forgets who counted it.
-				stages, lanes := w.engine.Reports()
-				if err := w.client.Heartbeat(ctx, &controlv1.HeartbeatRequest{Session: w.session, Stages: cleanAll(stages), Lanes: cleanAll(lanes)}); !w.answer(err) {
+				if err := w.client.Heartbeat(ctx, heartbeat(w.session, w.engine)); !w.answer(err) {
 					if !again.pause(ctx) {
 						return
 					}

@@ -26,6 +26,8 @@ type target interface {
 	close()
 	// problem says why nothing moves, or is empty.
 	problem() string
+	// unreachable is the sidecar that does not answer, or "".
+	unreachable() string
 }
 
 // localTarget is a stage of the same sidecar.
@@ -39,6 +41,7 @@ func (t localTarget) end(completed bool)    { t.to.in.end(t.from, completed) }
 func (t localTarget) endKnown() bool        { return true }
 func (t localTarget) close()                {}
 func (t localTarget) problem() string       { return "" }
+func (t localTarget) unreachable() string   { return "" }
 
 // held is a batch on an edge, kept until it has settled so that it can be given to another target.
 type held struct {
@@ -343,4 +346,14 @@ func (e *edge) problem() string {
 		return fmt.Sprintf("stage %s is not yet assigned to sidecar %s", e.to, e.asg.GetSidecarId())
 	}
 	return e.target.problem()
+}
+
+// unreachable is the sidecar behind the edge while it does not answer, or "".
+func (e *edge) unreachable() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.target == nil {
+		return ""
+	}
+	return e.target.unreachable()
 }

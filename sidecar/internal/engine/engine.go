@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 
@@ -240,6 +241,19 @@ func (e *Engine) Reports() ([]*controlv1.StageReport, []*controlv1.LaneReport) {
 		}
 	}
 	return stages, lanes
+}
+
+// Unreachable are the sidecars that do not answer this one, in order.
+func (e *Engine) Unreachable() []string {
+	away := map[string]bool{}
+	for _, s := range e.sorted() {
+		for _, out := range s.out {
+			if id := out.unreachable(); id != "" {
+				away[id] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(away))
 }
 
 // Drain stops the sources and blocks until what is in flight here has settled and is checkpointed, or ctx ends.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -101,6 +102,36 @@ func TestAStageThatMovesBetweenSidecarsWhileSlowKeepsLaneOrderAndLosesNothing(t 
 	}
 	eventually(t, "everything settles", func() bool { return control.position() == "3000" })
 	atLeast(t, sink, 3000)
+}
+
+func TestASidecarThatDoesNotAnswerIsUnreachableAndOneThatRefusesIsNot(t *testing.T) {
+	control := newControl()
+	a, b, c := newNode(t, "a", control), newNode(t, "b", control), newNode(t, "c", control)
+	src, sink := newSource(t, numbered(1000, 13)...), newSink(t)
+	src.endless = true
+	p := newPipeline(t)
+	p.source(a, src)
+	p.cel(b, "keep", "true", "")
+	p.sink(a, "out", sink)
+	p.chain("in", "keep", "out")
+	p.start()
+	eventually(t, "records flow", func() bool { return len(sink.records()) > 0 })
+	if got := a.engine.Unreachable(); len(got) > 0 {
+		t.Errorf("unreachable while records flow: %v", got)
+	}
+	// It is there, and runs nothing any more.
+	b.engine.Apply(nil)
+	eventually(t, "the link is refused", func() bool { return strings.Contains(a.status("in").GetWaitingFor(), "not assigned") })
+	if got := a.engine.Unreachable(); len(got) > 0 {
+		t.Errorf("unreachable though it answers: %v", got)
+	}
+	b.close()
+	eventually(t, "it does not answer", func() bool { return slices.Equal(a.engine.Unreachable(), []string{"b"}) })
+	p.move("keep", c)
+	eventually(t, "everything settles", func() bool { return control.position() == "1000" })
+	if got := a.engine.Unreachable(); len(got) > 0 {
+		t.Errorf("unreachable after the stage has moved: %v", got)
+	}
 }
 
 // peerLink opens a link by hand, as sidecar "x" that runs stage in.

@@ -8,7 +8,9 @@ import (
 	"sort"
 	"sync"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	linkv1 "github.com/conveyor-etl/conveyor/protos/conveyor/link/v1"
@@ -53,6 +55,7 @@ type linkOut struct {
 	endSent   bool
 	endKnew   bool
 	fault     string
+	away      bool
 	parts     []part // of the receiver, to be used again
 }
 
@@ -130,6 +133,7 @@ func (l *linkOut) run(ctx context.Context) {
 			failures = 0
 		}
 		failures++
+		l.setAway(!answered(err))
 		l.setFault(fmt.Sprintf("stage %s on sidecar %s at %s: %s", l.to, l.peer.GetSidecarId(), l.peer.GetAddress(), describeError(err)))
 		if !sleep(ctx, backoff(failures)) {
 			return
@@ -147,6 +151,32 @@ func (l *linkOut) setFault(f string) {
 	l.mu.Lock()
 	l.fault = f
 	l.mu.Unlock()
+}
+
+func (l *linkOut) setAway(away bool) {
+	l.mu.Lock()
+	l.away = away
+	l.mu.Unlock()
+}
+
+// unreachable is the sidecar of the peer while it does not answer, or "".
+func (l *linkOut) unreachable() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.away {
+		return ""
+	}
+	return l.peer.GetSidecarId()
+}
+
+// answered reports whether an error came from the peer itself, which so is there.
+func answered(err error) bool {
+	for _, d := range status.Convert(err).Details() {
+		if _, ok := d.(*errdetails.ErrorInfo); ok {
+			return true
+		}
+	}
+	return false
 }
 
 // session sends over one stream until it breaks.
@@ -181,6 +211,7 @@ func (l *linkOut) session(ctx context.Context) error {
 		return err
 	}
 	l.setFault("")
+	l.setAway(false)
 	wg.Go(func() { cancel(l.receive(stream)) })
 	err = l.send(ctx, stream)
 	if errors.Is(err, io.EOF) {

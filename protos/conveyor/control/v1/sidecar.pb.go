@@ -428,10 +428,12 @@ func (x *RegisterResponse) GetAssignmentKey() []byte {
 }
 
 type HeartbeatRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Session       *Session               `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
-	Stages        []*StageReport         `protobuf:"bytes,2,rep,name=stages,proto3" json:"stages,omitempty"`
-	Lanes         []*LaneReport          `protobuf:"bytes,3,rep,name=lanes,proto3" json:"lanes,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Session *Session               `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Stages  []*StageReport         `protobuf:"bytes,2,rep,name=stages,proto3" json:"stages,omitempty"`
+	Lanes   []*LaneReport          `protobuf:"bytes,3,rep,name=lanes,proto3" json:"lanes,omitempty"`
+	// unreachable are the ids of the sidecars to which this one has records or ends to send and gets no answer from. Routers believe it beside their own silence.
+	Unreachable   []string `protobuf:"bytes,4,rep,name=unreachable,proto3" json:"unreachable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -483,6 +485,13 @@ func (x *HeartbeatRequest) GetStages() []*StageReport {
 func (x *HeartbeatRequest) GetLanes() []*LaneReport {
 	if x != nil {
 		return x.Lanes
+	}
+	return nil
+}
+
+func (x *HeartbeatRequest) GetUnreachable() []string {
+	if x != nil {
+		return x.Unreachable
 	}
 	return nil
 }
@@ -2464,11 +2473,12 @@ const file_conveyor_control_v1_sidecar_proto_rawDesc = "" +
 	"\n" +
 	"ttl_millis\x18\x03 \x01(\rR\tttlMillis\x12)\n" +
 	"\x10heartbeat_millis\x18\x04 \x01(\rR\x0fheartbeatMillis\x12%\n" +
-	"\x0eassignment_key\x18\x05 \x01(\fR\rassignmentKey\"\xbb\x01\n" +
+	"\x0eassignment_key\x18\x05 \x01(\fR\rassignmentKey\"\xdd\x01\n" +
 	"\x10HeartbeatRequest\x126\n" +
 	"\asession\x18\x01 \x01(\v2\x1c.conveyor.control.v1.SessionR\asession\x128\n" +
 	"\x06stages\x18\x02 \x03(\v2 .conveyor.control.v1.StageReportR\x06stages\x125\n" +
-	"\x05lanes\x18\x03 \x03(\v2\x1f.conveyor.control.v1.LaneReportR\x05lanes\"\x83\x01\n" +
+	"\x05lanes\x18\x03 \x03(\v2\x1f.conveyor.control.v1.LaneReportR\x05lanes\x12 \n" +
+	"\vunreachable\x18\x04 \x03(\tR\vunreachable\"\x83\x01\n" +
 	"\vStageReport\x12\x1a\n" +
 	"\bpipeline\x18\x01 \x01(\tR\bpipeline\x12\x1e\n" +
 	"\n" +
