@@ -1,4 +1,4 @@
-//go:build linux || darwin || freebsd
+//go:build linux || darwin
 
 package raftstore
 
@@ -11,5 +11,5 @@ func volume(dir string) (free, total uint64, known bool) {
 		return 0, 0, false
 	}
 	size := uint64(st.Bsize)
-	return uint64(st.Bavail) * size, st.Blocks * size, true
+	return st.Bavail * size, st.Blocks * size, true
 }

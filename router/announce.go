@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conveyor-etl/conveyor/internal/version"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+	"github.com/conveyor-etl/conveyor/raftstore"
 	"github.com/conveyor-etl/conveyor/router/internal/state"
 	"github.com/conveyor-etl/conveyor/router/internal/state/statepb"
 )
@@ -61,17 +63,16 @@ func (r *Router) correctAddress(ctx context.Context) error {
 	}
 	self, _ := r.cfg.self()
 	address := self.Address.String()
-	for _, s := range members.Servers {
-		if s.ID != r.store.ServerID() || s.Address == address {
-			continue
-		}
-		ctx, cancel := context.WithTimeout(ctx, announceTimeout)
-		defer cancel()
-		if _, err := r.store.SetAddress(ctx, s.ID, address, members.Index); err != nil {
-			return err
-		}
-		r.logger.Info("the cluster knows this router by another address", "was", s.Address, "is", address)
+	own := slices.IndexFunc(members.Servers, func(s raftstore.Server) bool { return s.ID == r.store.ServerID() })
+	if own < 0 || members.Servers[own].Address == address {
+		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, announceTimeout)
+	defer cancel()
+	if _, err := r.store.SetAddress(ctx, r.store.ServerID(), address, members.Index); err != nil {
+		return err
+	}
+	r.logger.Info("the cluster knows this router by another address", "was", members.Servers[own].Address, "is", address)
 	return nil
 }
 
