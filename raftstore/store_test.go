@@ -27,7 +27,9 @@ func TestMain(m *testing.M) {
 		os.Exit(child(dir))
 	}
 	// What raft has not answered when it stops keeps its goroutine for ever.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/conveyor-etl/conveyor/raftstore.(*Store).await.func1"))
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/conveyor-etl/conveyor/raftstore.(*Store).await.func1"),
+		// The bare library of the benchmark does not wait for the connections that it accepted.
+		goleak.IgnoreAnyFunction("github.com/hashicorp/raft.(*NetworkTransport).handleConn"))
 }
 
 // journal is a machine that remembers its commands.
