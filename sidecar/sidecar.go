@@ -154,6 +154,7 @@ func (s *Sidecar) dialRouters(ctx context.Context) (err error) {
 
 func (s *Sidecar) startEngine(context.Context) error {
 	h := thisHost()
+	place := statefile.Place{Address: s.advertised(h), Routers: s.cfg.Routers.Strings()}
 	s.session = control.New(control.Config{
 		SidecarID:     s.state.State().SidecarID,
 		Address:       s.advertised(h),
@@ -162,13 +163,16 @@ func (s *Sidecar) startEngine(context.Context) error {
 		Version:       h.version,
 		FeatureLevel:  featureLevel,
 		Client:        s.client,
-		Journal:       s.state,
+		Journal:       journal{s.state, place},
+		Remembered:    s.remembered(place),
 		Applied:       func() { close(s.ready) },
 		Logger:        s.log,
 	})
 	s.engine = s.newEngine(engine.Config{
 		SidecarID:   s.state.State().SidecarID,
+		Boot:        s.state.State().Boots,
 		Control:     s.session,
+		Memory:      s.state,
 		DialPeer:    s.dialPeer,
 		DialService: s.dialService,
 		Logger:      s.log,
@@ -226,6 +230,10 @@ func (s *Sidecar) deregister(ctx context.Context) error {
 	defer cancel()
 	if err := s.session.Deregister(ctx, s.engine); err != nil {
 		s.log.Warn("not deregistered; the routers will notice when the session expires", "err", err)
+		return nil
+	}
+	if err := s.state.Forget(); err != nil {
+		s.log.Warn("the ended session is still remembered", "err", err)
 	}
 	return nil
 }

@@ -1,6 +1,9 @@
 package e2e_test
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 const (
 	records = 3000
@@ -112,5 +115,23 @@ func TestRecords_FlowWhileTheRouterIsDown(t *testing.T) {
 	r.cli.AwaitPhase("p", "Completed")
 	if n := r.complete("out", records); n != 0 {
 		t.Errorf("%d records arrived twice", n)
+	}
+}
+
+func TestRecords_FlowAfterASidecarIsStartedWhileTheRouterIsDown(t *testing.T) {
+	t.Parallel()
+	r := prepare(t).start()
+	r.apply(r.simple(2 * records)...)
+	r.awaitLines("out", records/2)
+	r.router.Kill()
+	r.sidecar.Kill()
+	r.sidecar.Start()
+	// The source had all of it but what it had made by then: the rest came while no router ran.
+	r.awaitLines("out", 2*records)
+	r.router.Start()
+	r.cli.AwaitPhase("p", "Completed")
+	r.complete("out", 2*records)
+	if log := r.sidecar.Log(); strings.Contains(log, "msg=registered") || strings.Contains(log, "session ended") {
+		t.Error("the sidecar was given another session, though the router had kept the one that it had")
 	}
 }

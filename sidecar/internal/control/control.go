@@ -1,6 +1,7 @@
 // Package control keeps a sidecar's session with the routers: it registers, reports, and hands on what the sidecar should run.
 //
-// While no router answers, nothing changes: what was assigned goes on, and the session is kept or made anew when one answers again.
+// While no router answers, nothing changes: what was assigned goes on, also over a restart of the sidecar, and the session is kept or made anew
+// when one answers again.
 package control
 
 import (
@@ -34,7 +35,13 @@ type Engine interface {
 
 // Journal keeps what the sidecar was last told to run.
 type Journal interface {
-	Record(session *controlv1.Session, desired *controlv1.WatchAssignmentsResponse) error
+	Record(registration *controlv1.RegisterResponse, desired *controlv1.WatchAssignmentsResponse) error
+}
+
+// Remembered is a session that an earlier process had, and what it was last told to run.
+type Remembered struct {
+	Registration *controlv1.RegisterResponse
+	Desired      *controlv1.WatchAssignmentsResponse
 }
 
 // Config is what a Session is made of.
@@ -54,6 +61,8 @@ type Config struct {
 	Client *client.Client
 	// Journal is told of every desired state; nil keeps none.
 	Journal Journal
+	// Remembered is what the sidecar was told before it was started again; nil is nothing. It is used when no router answers at the start.
+	Remembered *Remembered
 	// Applied is called once, when the first desired state was handed to the engine; may be nil.
 	Applied func()
 	// Logger receives changes of the session; nil discards them.
@@ -144,6 +153,14 @@ func (s *Session) begin(session *controlv1.Session, abandon context.CancelCauseF
 	s.status = Status{Registered: true, Registrations: s.status.Registrations + 1, LastAnswer: time.Now()}
 	close(s.renewed)
 	s.renewed = make(chan struct{})
+}
+
+// resumed takes back what begin said of a router's answer: the session is of an earlier process, and no router has answered this one.
+func (s *Session) resumed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status.Registrations--
+	s.status.LastAnswer, s.status.Problem = time.Time{}, errors.New("resumed after a restart; no router has answered yet")
 }
 
 // end gives up a session that a router does not know any more, unless another one has replaced it already.

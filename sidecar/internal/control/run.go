@@ -27,8 +27,9 @@ const (
 // here. An error says that registering can never succeed as things are configured.
 func (s *Session) Run(ctx context.Context, engine Engine) error {
 	var again backoff
+	left := s.cfg.Remembered
 	for {
-		resp, edition, err := s.register(ctx)
+		resp, edition, err := s.registerOrResume(ctx, left)
 		switch {
 		case ctx.Err() != nil:
 			return nil //nolint:nilerr // a stop that was asked for
@@ -36,7 +37,13 @@ func (s *Session) Run(ctx context.Context, engine Engine) error {
 			return err
 		}
 		born := time.Now()
-		ended := s.hold(ctx, resp, edition, engine)
+		var ended error
+		if resp != nil {
+			ended = s.hold(ctx, resp, edition, engine, nil)
+		} else {
+			ended = s.hold(ctx, left.Registration, 0, engine, left.Desired)
+		}
+		left = nil
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // a stop that was asked for
 		}
@@ -50,6 +57,26 @@ func (s *Session) Run(ctx context.Context, engine Engine) error {
 			return nil
 		}
 	}
+}
+
+// resumeAfter is how long the first registration may take before what was remembered goes on.
+const resumeAfter = 3 * time.Second
+
+// registerOrResume registers. Where something is remembered and no router answers soon, it returns nothing instead: the session that the
+// sidecar had may go on.
+func (s *Session) registerOrResume(ctx context.Context, left *Remembered) (*controlv1.RegisterResponse, uint64, error) {
+	if left == nil {
+		return s.register(ctx)
+	}
+	try, cancel := context.WithTimeout(ctx, resumeAfter)
+	defer cancel()
+	resp, edition, err := s.register(try)
+	if err != nil && try.Err() != nil && ctx.Err() == nil {
+		s.log.Warn("no router answers: what was assigned before the restart goes on, its checkpoints wait", "sidecar", s.cfg.SidecarID,
+			"session", left.Registration.GetSession().GetEpoch(), "stages", len(left.Desired.GetAssignments()))
+		return nil, 0, nil
+	}
+	return resp, edition, err
 }
 
 // register asks for a session for as long as it takes. It returns which edition of the endpoints the routers know with it.
@@ -113,22 +140,30 @@ func hopeless(err error) bool {
 // work is what goes on under one session.
 type work struct {
 	*Session
-	session *controlv1.Session
-	engine  Engine
+	registration *controlv1.RegisterResponse
+	session      *controlv1.Session
+	engine       Engine
 	// beat asks for a heartbeat soon.
 	beat chan struct{}
 	// news is sent to when the desired state changed.
 	news chan struct{}
 }
 
-// hold works under a session until it has ended, which is the error, or ctx has.
-func (s *Session) hold(ctx context.Context, resp *controlv1.RegisterResponse, edition uint64, engine Engine) error {
+// hold works under a session until it has ended, which is the error, or ctx has. What was remembered of a session that goes on is put into
+// effect first, before a router has said that it knows the session.
+func (s *Session) hold(ctx context.Context, resp *controlv1.RegisterResponse, edition uint64, engine Engine, remembered *controlv1.WatchAssignmentsResponse) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	w := &work{Session: s, session: resp.GetSession(), engine: engine, beat: make(chan struct{}, 1), news: make(chan struct{}, 1)}
+	w := &work{Session: s, registration: resp, session: resp.GetSession(), engine: engine, beat: make(chan struct{}, 1), news: make(chan struct{}, 1)}
 	s.begin(w.session, cancel)
 	every, ttl := pace(resp)
-	s.log.Info("registered", "sidecar", s.cfg.SidecarID, "cluster", resp.GetClusterId(), "session", w.session.GetEpoch(), "ttl", ttl)
+	if remembered != nil {
+		s.resumed()
+		engine.Apply(remembered.GetAssignments())
+		s.applied(w.session, remembered.GetRevision())
+	} else {
+		s.log.Info("registered", "sidecar", s.cfg.SidecarID, "cluster", resp.GetClusterId(), "session", w.session.GetEpoch(), "ttl", ttl)
+	}
 	var wg sync.WaitGroup
 	wg.Go(func() { w.heartbeats(ctx, every, ttl) })
 	wg.Go(func() { w.watch(ctx) })

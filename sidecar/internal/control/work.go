@@ -93,7 +93,7 @@ func (w *work) take(desired *controlv1.WatchAssignmentsResponse) {
 	w.applied(w.session, desired.GetRevision())
 	w.log.Info("assignments applied", "sidecar", w.cfg.SidecarID, "revision", desired.GetRevision(), "stages", len(desired.GetAssignments()))
 	if w.cfg.Journal != nil {
-		if err := w.cfg.Journal.Record(w.session, desired); err != nil {
+		if err := w.cfg.Journal.Record(w.registration, desired); err != nil {
 			w.log.Error("assignments are not remembered", "sidecar", w.cfg.SidecarID, "err", err)
 		}
 	}

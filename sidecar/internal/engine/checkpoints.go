@@ -27,6 +27,7 @@ type reporter interface {
 // checkpointer stores the checkpoints of all lanes of a sidecar, many in one call and one call at a time.
 type checkpointer struct {
 	control Control
+	memory  Memory
 	log     *slog.Logger
 	wake    chan struct{}
 	hurried chan struct{} // a lane waits for its checkpoint: the pause ends
@@ -36,8 +37,8 @@ type checkpointer struct {
 	order []reporter
 }
 
-func newCheckpointer(control Control, log *slog.Logger) *checkpointer {
-	return &checkpointer{control: control, log: log, wake: make(chan struct{}, 1), hurried: make(chan struct{}, 1), dirty: make(map[reporter]bool)}
+func newCheckpointer(control Control, memory Memory, log *slog.Logger) *checkpointer {
+	return &checkpointer{control: control, memory: memory, log: log, wake: make(chan struct{}, 1), hurried: make(chan struct{}, 1), dirty: make(map[reporter]bool)}
 }
 
 // report notes that a lane has something to store. It does not block.
@@ -94,6 +95,9 @@ func (c *checkpointer) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		if err == nil {
+			err = c.remember(points, results)
+		}
 		for i, l := range from {
 			result := controlv1.CheckpointResult_CHECKPOINT_RESULT_UNSPECIFIED
 			if err == nil && i < len(results) {
@@ -114,6 +118,20 @@ func (c *checkpointer) run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// remember notes what the routers took. I26: before a source hears of it.
+func (c *checkpointer) remember(points []*controlv1.Checkpoint, results []controlv1.CheckpointResult) error {
+	var taken []*controlv1.Checkpoint
+	for i, p := range points {
+		if i < len(results) && results[i] == controlv1.CheckpointResult_CHECKPOINT_RESULT_ACCEPTED {
+			taken = append(taken, p)
+		}
+	}
+	if len(taken) == 0 {
+		return nil
+	}
+	return c.memory.Stored(taken)
 }
 
 // rest waits for the pause to end, and returns false when ctx ended.

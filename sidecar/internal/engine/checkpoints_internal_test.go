@@ -35,7 +35,7 @@ func (m *moving) stored(*controlv1.Checkpoint, controlv1.CheckpointResult, error
 func TestCheckpointer_GathersWhatSettlesAndLetsALaneThatWaitsPass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		control := &storing{}
-		c := newCheckpointer(control, slog.New(slog.DiscardHandler))
+		c := newCheckpointer(control, noMemory{}, slog.New(slog.DiscardHandler))
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {

@@ -24,6 +24,8 @@ type target interface {
 	endKnown() bool
 	// close gives the target up and blocks until it uses nothing that was delivered.
 	close()
+	// stale says that the target can deliver nothing more, and that a new one of the same epoch can.
+	stale() bool
 	// problem says why nothing moves, or is empty.
 	problem() string
 	// unreachable is the sidecar that does not answer, or "".
@@ -40,6 +42,7 @@ func (t localTarget) deliver(b *flow.Batch) { t.to.in.push(b) }
 func (t localTarget) end(completed bool)    { t.to.in.end(t.from, completed) }
 func (t localTarget) endKnown() bool        { return true }
 func (t localTarget) close()                {}
+func (t localTarget) stale() bool           { return false }
 func (t localTarget) problem() string       { return "" }
 func (t localTarget) unreachable() string   { return "" }
 
@@ -235,11 +238,11 @@ func (e *edge) Release(b *flow.Batch, records int, bytes int64, left int) {
 	e.window.Release(records, bytes)
 }
 
-// attach makes a target the edge's own, unless it has the one of that epoch already. What has not settled goes to the new one.
+// attach makes a target the edge's own, unless it has the one of that epoch already and that is not stale. What has not settled goes to the new one.
 func (e *edge) attach(newTarget func() target, epoch flow.Epoch) {
 	e.mu.Lock()
 	old := e.target
-	if e.closed || old == nil && newTarget == nil || old != nil && newTarget != nil && e.epoch == epoch {
+	if e.closed || old == nil && newTarget == nil || old != nil && newTarget != nil && e.epoch == epoch && !old.stale() {
 		e.mu.Unlock()
 		return
 	}

@@ -32,7 +32,11 @@ type Control interface {
 // Config is what an engine is made of.
 type Config struct {
 	SidecarID string
-	Control   Control
+	// Boot is greater than that of every earlier process of the sidecar. 0 is for one that never resumes.
+	Boot    uint64
+	Control Control
+	// Memory is of this sidecar's lanes; nil remembers nothing.
+	Memory Memory
 	// DialPeer connects to another sidecar, DialService to a service. The engine closes the connections.
 	DialPeer    func(target, sidecarID string) (*grpc.ClientConn, error)
 	DialService func(target string) (*grpc.ClientConn, error)
@@ -83,12 +87,15 @@ func New(cfg Config) *Engine {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Memory == nil {
+		cfg.Memory = noMemory{}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	e := &Engine{
 		cfg: cfg, log: log, ctx: ctx, cancel: cancel,
 		changes: make(chan struct{}, 1), wake: make(chan struct{}, 1), stages: make(map[key]*stage),
 	}
-	e.checkpoints = newCheckpointer(cfg.Control, log)
+	e.checkpoints = newCheckpointer(cfg.Control, cfg.Memory, log)
 	e.letters = newUndertaker(cfg.Control, log)
 	e.wg.Go(func() { e.checkpoints.run(ctx) })
 	e.wg.Go(func() { e.letters.run(ctx) })

@@ -49,6 +49,7 @@ type fakeControl struct {
 	shortStore  bool   // answers for one letter less than it was given
 	poison      string // payload of a record whose letter is refused
 	fence       bool
+	deaf        bool // takes checkpoints, and nobody hears of it
 	listed      bool
 	history     []*controlv1.Checkpoint
 }
@@ -112,6 +113,9 @@ func (c *fakeControl) ReportCheckpoints(_ context.Context, points []*controlv1.C
 		c.history = append(c.history, next)
 		results = append(results, controlv1.CheckpointResult_CHECKPOINT_RESULT_ACCEPTED)
 	}
+	if c.deaf {
+		return nil, errDown
+	}
 	return results, nil
 }
 
@@ -174,6 +178,7 @@ type node struct {
 	proxy  *proxy
 	wg     sync.WaitGroup
 	once   sync.Once
+	forget func() // closes the data directory
 }
 
 func dial(target string) (*grpc.ClientConn, error) {
@@ -183,7 +188,7 @@ func dial(target string) (*grpc.ClientConn, error) {
 
 func newNode(t testing.TB, id string, control engine.Control) *node {
 	t.Helper()
-	n := &node{t: t, id: id}
+	n := &node{t: t, id: id, forget: func() {}}
 	n.engine = engine.New(engine.Config{SidecarID: id, Control: control, DialPeer: func(target, _ string) (*grpc.ClientConn, error) { return dial(target) }, DialService: dial})
 	n.server = grpc.NewServer(grpc.ForceServerCodecV2(wire.Codec{}), experimental.BufferPool(wire.Shared()), grpc.MaxRecvMsgSize(8<<20))
 	n.engine.RegisterLink(n.server)
@@ -206,6 +211,7 @@ func (n *node) close() {
 		n.server.Stop()
 		n.wg.Wait()
 		n.proxy.close()
+		n.forget()
 	})
 }
 

@@ -47,14 +47,19 @@ type reading struct {
 	ordinal int
 }
 
-func newReading(s *stage, partition string, start *controlv1.Checkpoint) *reading {
+// newReading makes the reading of a lane that begins at a checkpoint; resumed says that an earlier process has read it in the same epoch.
+func newReading(s *stage, partition string, start *controlv1.Checkpoint, resumed bool) *reading {
 	r := &reading{
 		s: s, partition: partition, moved: make(chan struct{}, 1), saved: make(chan struct{}, 1), start: start.GetPosition(), storedPosition: start.GetPosition(),
 		lane: &flow.Lane{
 			Pipeline: s.key.pipeline, Generation: s.key.generation, Source: s.spec.GetService(), Stage: s.key.stage, Partition: partition, Epoch: s.epoch,
 		},
 	}
-	r.tracker = lane.NewTracker(func() {
+	base := uint64(0)
+	if resumed {
+		base = lane.Base(s.e.cfg.Boot) // I25: no sequence twice in an epoch.
+	}
+	r.tracker = lane.NewTracker(base, func() {
 		s.e.checkpoints.report(r)
 		signal(r.moved)
 	})

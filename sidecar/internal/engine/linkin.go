@@ -22,15 +22,26 @@ type linkIn struct {
 	s *stage
 
 	mu     sync.Mutex
-	ends   map[string]*linkEnd // by sending stage; that of the newest sender epoch
+	ends   map[string]*linkEnd // by sending stage; that of the newest sender
 	closed bool
 }
 
 func newLinkIn(s *stage) *linkIn { return &linkIn{s: s, ends: make(map[string]*linkEnd)} }
 
-// open returns the receiving end for a sender. One that the stage has no edge from is refused, and so is one with an older epoch than the
-// stage has seen or the assignment names.
-func (l *linkIn) open(from string, sender flow.Epoch) (*linkEnd, error) {
+// sender is one process that sends under one assignment: its numbers count from 1.
+type sender struct {
+	epoch flow.Epoch
+	boot  uint64
+}
+
+// less reports whether another sender has taken the place of this one.
+func (s sender) less(o sender) bool {
+	return s.epoch.Less(o.epoch) || s.epoch == o.epoch && s.boot < o.boot
+}
+
+// open returns the receiving end for a sender. One that the stage has no edge from is refused, and so is one that is older than the stage has
+// seen or the assignment names.
+func (l *linkIn) open(from string, by sender) (*linkEnd, error) {
 	peer := l.s.upstreamPeer(from)
 	if peer == nil {
 		return nil, refusal(codes.Unavailable, "NOT_ASSIGNED", "stage %s has no edge from stage %s, or not yet", l.s.key.stage, from)
@@ -42,17 +53,18 @@ func (l *linkIn) open(from string, sender flow.Epoch) (*linkEnd, error) {
 	}
 	end := l.ends[from]
 	// I13: older owners are refused.
-	if sender.Less(epochOf(peer.GetEpoch())) || end != nil && sender.Less(end.sender) {
+	if by.epoch.Less(epochOf(peer.GetEpoch())) || end != nil && by.less(end.sender) {
 		return nil, refusal(codes.FailedPrecondition, "FENCED", "stage %s has a newer owner than the one that sends", from)
 	}
 	if end != nil {
-		if end.sender == sender {
+		if end.sender == by {
 			return end, nil
 		}
+		// I24: another process counts anew, also under the same assignment.
 		end.supersede()
 	}
 	end = &linkEnd{
-		s: l.s, from: from, sender: sender, limit: buffer.NewRecvLimit(l.s.windowRecords(), l.s.windowBytes()), wake: make(chan struct{}, 1),
+		s: l.s, from: from, sender: by, limit: buffer.NewRecvLimit(l.s.windowRecords(), l.s.windowBytes()), wake: make(chan struct{}, 1),
 	}
 	l.ends[from] = end
 	l.s.in.reopen(from)
@@ -77,12 +89,12 @@ func refusal(code codes.Code, reason, format string, args ...any) error {
 	return st.Err()
 }
 
-// linkEnd receives what one owner of the sending stage sends, over one stream after the other. It is the root of the records' settlement
+// linkEnd receives what one sender sends, over one stream after the other. It is the root of the records' settlement
 // and remembers how they ended until the sender has heard of it.
 type linkEnd struct {
 	s      *stage
 	from   string
-	sender flow.Epoch
+	sender sender
 	limit  *buffer.RecvLimit
 	wake   chan struct{}
 
@@ -185,7 +197,7 @@ func (e *linkEnd) attach(in *incoming, firstUnsettled uint64) *linkv1.LinkRespon
 	// I15: told until it was heard.
 	again := slices.Concat(e.told, e.news)
 	e.told, e.news = nil, nil
-	resp := &linkv1.LinkResponse{Opened: &linkv1.LinkOpened{ReceivedThrough: e.received, Credit: e.grant()}}
+	resp := &linkv1.LinkResponse{Opened: &linkv1.LinkOpened{ReceivedThrough: e.received, Credit: e.grant(), ReceiverBoot: e.s.e.cfg.Boot}}
 	for _, r := range again {
 		if r.first+r.count <= firstUnsettled {
 			continue

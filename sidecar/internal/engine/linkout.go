@@ -57,6 +57,10 @@ type linkOut struct {
 	fault     string
 	away      bool
 	parts     []part // of the receiver, to be used again
+	// receiver is the boot of the process that the link has sent to, once it is known.
+	receiver  uint64
+	greeted   bool
+	forgotten bool // another process has taken its place
 }
 
 // newLinkOut starts a link to a peer; close ends it.
@@ -118,6 +122,15 @@ func (s *sending) drop() {
 	}
 }
 
+// errForgotten ends a link whose receiver was started again.
+var errForgotten = errors.New("it was started again and knows nothing of what it had received")
+
+func (l *linkOut) stale() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.forgotten
+}
+
 // run keeps a stream to the peer.
 func (l *linkOut) run(ctx context.Context) {
 	for failures := 0; ; {
@@ -128,6 +141,10 @@ func (l *linkOut) run(ctx context.Context) {
 		}
 		if l.endKnown() {
 			return // nothing is left to say
+		}
+		if l.stale() {
+			signal(l.s.e.wake) // the edge gets another link, over which everything goes again
+			return
 		}
 		if l.progress() != before {
 			failures = 0
@@ -232,7 +249,7 @@ func (l *linkOut) open() *linkv1.LinkRequest {
 	}
 	return &linkv1.LinkRequest{Request: &linkv1.LinkRequest_Open{Open: &linkv1.LinkOpen{
 		Pipeline: l.s.key.pipeline, Generation: l.s.key.generation, From: l.s.key.stage, To: l.to,
-		Sender: epochProto(l.s.epoch), Receiver: l.peer.GetEpoch(), FirstUnsettled: unsettled,
+		Sender: epochProto(l.s.epoch), Receiver: l.peer.GetEpoch(), FirstUnsettled: unsettled, SenderBoot: l.s.e.cfg.Boot,
 	}}}
 }
 
@@ -240,6 +257,12 @@ func (l *linkOut) open() *linkv1.LinkRequest {
 func (l *linkOut) resume(o *linkv1.LinkOpened) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	// I24: another process of the same owner has nothing of what was sent.
+	if l.greeted && l.receiver != o.GetReceiverBoot() {
+		l.forgotten = true
+		return errForgotten
+	}
+	l.receiver, l.greeted = o.GetReceiverBoot(), true
 	through := o.GetReceivedThrough()
 	if through >= l.next {
 		return fmt.Errorf("it received number %d, of %d sent", through, l.next-1)

@@ -92,7 +92,7 @@ func (e *Engine) linkEnd(open *linkv1.LinkOpen) (*linkEnd, error) {
 	if epochOf(open.GetReceiver()) != s.epoch {
 		return nil, refusal(codes.Unavailable, "STALE_EPOCH", "stage %s of %s has another epoch here", open.GetTo(), open.GetPipeline())
 	}
-	return s.links.open(open.GetFrom(), epochOf(open.GetSender()))
+	return s.links.open(open.GetFrom(), sender{epochOf(open.GetSender()), open.GetSenderBoot()})
 }
 
 // receive takes frames until the sender closes the stream.

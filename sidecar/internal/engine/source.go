@@ -78,18 +78,21 @@ func (w *source) lanes() []*controlv1.LaneStatus {
 func (w *source) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	stored, ok := w.readCheckpoints(ctx)
+	from, ok := w.beginnings(ctx)
 	if !ok {
 		return
 	}
-	known := make(map[string]*controlv1.Checkpoint)
-	for _, c := range stored.GetCheckpoints() {
-		known[c.GetPartition()] = c
+	if answer := from.answer; answer != nil {
+		wg.Go(func() {
+			if resp, ok := w.readCheckpoints(ctx); ok {
+				answer <- resp
+			}
+		})
 	}
-	listed := stored.GetListed() || len(known) > 0
 	ended := make(chan struct{}, 1)
 	again := time.NewTicker(listEvery)
 	defer again.Stop()
+	unknown := 0 // partitions that wait for what the routers know of them
 	for failures := 0; ; {
 		partitions, err := w.list(ctx)
 		if ctx.Err() != nil {
@@ -98,7 +101,7 @@ func (w *source) run(ctx context.Context) {
 		select {
 		case <-w.s.drained:
 			// Nothing new begins, so what partitions there are makes no difference.
-			if w.finished() {
+			if unknown == 0 && w.finished() {
 				w.rest(ctx)
 				return
 			}
@@ -121,11 +124,18 @@ func (w *source) run(ctx context.Context) {
 		} else {
 			failures = 0
 			fresh := 0
+			unknown = 0
 			for _, p := range partitions {
-				fresh += w.begin(ctx, &wg, p, known[p], listed && known[p] == nil, ended)
+				if from.partial() && from.known[p] == nil {
+					unknown++ // the routers may know where it was read to
+					continue
+				}
+				fresh += w.begin(ctx, &wg, p, from, ended)
 			}
-			listed = true
-			if fresh == 0 && w.finished() {
+			if !from.partial() {
+				from.listed = true
+			}
+			if unknown == 0 && fresh == 0 && w.finished() {
 				w.rest(ctx)
 				return
 			}
@@ -134,6 +144,8 @@ func (w *source) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ended:
+		case resp := <-from.answer:
+			from.complete(resp)
 		case <-again.C:
 		case <-retry:
 		}
@@ -141,13 +153,15 @@ func (w *source) run(ctx context.Context) {
 }
 
 // begin starts to read a partition, unless it is read already or has ended for good. It returns how many readings it began.
-func (w *source) begin(ctx context.Context, wg *sync.WaitGroup, partition string, from *controlv1.Checkpoint, beginning bool, ended chan struct{}) int {
+func (w *source) begin(ctx context.Context, wg *sync.WaitGroup, partition string, all *beginnings, ended chan struct{}) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.readings[partition] != nil {
 		return 0
 	}
-	r := newReading(w.s, partition, from)
+	from := all.known[partition]
+	beginning := all.listed && from == nil
+	r := newReading(w.s, partition, from, all.resumed)
 	w.readings[partition] = r
 	if from.GetEnded() && from.GetGeneration() == w.s.key.generation {
 		r.finishing, r.exhausted, r.closed = true, true, true

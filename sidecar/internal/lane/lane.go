@@ -61,9 +61,18 @@ func (c *chunk) position(i int) []byte {
 	return c.positions[from:c.ends[i]]
 }
 
-// NewTracker returns the tracker of a lane. Sequences count from 1 and grow over all openings in one epoch. moved is called whenever the
-// watermark has moved, by whoever settled the records, and must not block.
-func NewTracker(moved func()) *Tracker { return &Tracker{next: 1, moved: moved} }
+// bootSequences is how many sequences one process has for a lane: fifty days at a million records a second.
+const bootSequences = 1 << 42
+
+// Base returns the sequence behind which a process counts in an epoch that an earlier process has counted in: above all that one with a lower
+// boot can have used, so that the router never takes a checkpoint for an older one, nor an older one for it.
+func Base(boot uint64) uint64 { return boot * bootSequences }
+
+// NewTracker returns the tracker of a lane. Sequences count on behind base, which is 0 for the first process of an epoch and Base for the
+// others, and grow over all openings. moved is called whenever the watermark has moved, by whoever settled the records, and must not block.
+func NewTracker(base uint64, moved func()) *Tracker {
+	return &Tracker{next: base + 1, settled: base, reported: base, moved: moved}
+}
 
 // Read takes in the next records: their positions one behind the other (empty for records at which no commit may stop), and where each
 // one ends. It keeps both slices. It returns the sequence of the first.

@@ -38,7 +38,7 @@ func (m *model) point() (uint64, string) {
 func TestTheWatermarkNeverPassesAHole(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		moves := 0
-		tracker := lane.NewTracker(func() { moves++ })
+		tracker := lane.NewTracker(0, func() { moves++ })
 		m := &model{}
 		reported := uint64(0)
 		for range rapid.IntRange(1, 120).Draw(t, "steps") {
@@ -132,7 +132,7 @@ func TestSettlingWhatIsNotInFlightPanics(t *testing.T) {
 		"a moment ": func(tr *lane.Tracker) { tr.Settle(2, 1, flow.Dead); tr.Settle(2, 1, flow.Dead) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			tr := lane.NewTracker(func() {})
+			tr := lane.NewTracker(0, func() {})
 			tr.Read(nil, make([]uint32, 3))
 			defer func() {
 				if recover() == nil {

@@ -14,6 +14,8 @@ import (
 	"github.com/conveyor-etl/conveyor/sidecar/internal/statefile"
 )
 
+var registration = &controlv1.RegisterResponse{Session: &controlv1.Session{SidecarId: "a", Epoch: 5}, ClusterId: "c", TtlMillis: 700}
+
 func newID(id string) func() string { return func() string { return id } }
 
 func open(t *testing.T, dir, id, fresh string) *statefile.File {
@@ -50,19 +52,19 @@ func TestRecord_SurvivesARestartButNotAnotherID(t *testing.T) {
 	dir := t.TempDir()
 	desired := &controlv1.WatchAssignmentsResponse{Revision: 7, Assignments: []*controlv1.Assignment{{Pipeline: "default/p", Stage: "in"}}}
 	f := open(t, dir, "a", "")
-	if err := f.Record(&controlv1.Session{SidecarId: "a", Epoch: 5}, desired); err != nil {
+	if err := f.Record(registration, statefile.Place{Address: "h:1"}, desired); err != nil {
 		t.Fatal(err)
 	}
 	f = reopen(t, f, dir, "a", "")
-	if got := f.State(); got.Session != 5 || !proto.Equal(got.Desired, desired) {
+	if got := f.State(); got.Registration.GetSession().GetEpoch() != 5 || !proto.Equal(got.Desired, desired) {
 		t.Errorf("remembered %+v", got)
 	}
 	f = reopen(t, f, dir, "", "fresh")
-	if got := f.State(); got.SidecarID != "a" || got.Session != 5 {
+	if got := f.State(); got.SidecarID != "a" || got.Registration.GetSession().GetEpoch() != 5 {
 		t.Errorf("without an id it remembered %+v", got)
 	}
 	f = reopen(t, f, dir, "b", "")
-	if got := f.State(); got.SidecarID != "b" || got.Session != 0 || got.Desired != nil {
+	if got := f.State(); got.SidecarID != "b" || got.Registration != nil || got.Desired != nil {
 		t.Errorf("another sidecar remembers %+v", got)
 	}
 }
@@ -79,7 +81,7 @@ func TestOpen_RefusesADirectoryInUse(t *testing.T) {
 func TestOpen_ReportsEveryDamageAndChangesNothing(t *testing.T) {
 	dir := t.TempDir()
 	f := open(t, dir, "a", "")
-	if err := f.Record(&controlv1.Session{Epoch: 5}, &controlv1.WatchAssignmentsResponse{Revision: 7}); err != nil {
+	if err := f.Record(registration, statefile.Place{}, &controlv1.WatchAssignmentsResponse{Revision: 7}); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Close(); err != nil {
@@ -116,7 +118,7 @@ func TestOpen_ReportsEveryDamageAndChangesNothing(t *testing.T) {
 	if err := os.WriteFile(path+".next", sound[:10], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := open(t, dir, "", "fresh").State(); got.SidecarID != "a" || got.Session != 5 {
+	if got := open(t, dir, "", "fresh").State(); got.SidecarID != "a" || got.Registration.GetSession().GetEpoch() != 5 {
 		t.Errorf("remembered %+v", got)
 	}
 }
@@ -128,10 +130,10 @@ func TestRecord_LeavesTheOldStateWhenTheDiskRefuses(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "state.next"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Record(&controlv1.Session{Epoch: 5}, &controlv1.WatchAssignmentsResponse{}); err == nil {
+	if err := f.Record(registration, statefile.Place{}, &controlv1.WatchAssignmentsResponse{}); err == nil {
 		t.Fatal("written where nothing can be written")
 	}
-	if got := f.State(); got.Session != 0 {
+	if got := f.State(); got.Registration != nil {
 		t.Errorf("remembers what is not on disk: %+v", got)
 	}
 	if err := os.Remove(filepath.Join(dir, "state.next")); err != nil {

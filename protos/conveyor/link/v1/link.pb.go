@@ -95,14 +95,17 @@ type LinkOpen struct {
 	// from and to are the stages that the edge joins.
 	From string `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
 	To   string `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
-	// sender is the assignment of the stage that sends. Numbers on the edge count from 1 for each sender epoch, over all its streams.
+	// sender is the assignment of the stage that sends. Numbers on the edge count from 1 for each sender epoch and boot, over all its streams.
 	Sender *v1.Epoch `protobuf:"bytes,5,opt,name=sender,proto3" json:"sender,omitempty"`
 	// receiver is the assignment that the sender believes to own the receiving stage.
 	Receiver *v1.Epoch `protobuf:"bytes,6,opt,name=receiver,proto3" json:"receiver,omitempty"`
 	// first_unsettled is the lowest number that the sender still holds; the receiver may forget what lies below.
 	FirstUnsettled uint64 `protobuf:"varint,7,opt,name=first_unsettled,json=firstUnsettled,proto3" json:"first_unsettled,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// sender_boot tells apart the processes that send in one sender epoch, one after the other: it grows with each start. Numbers count from 1
+	// in each. 0 is a sender that is never started again in the epoch.
+	SenderBoot    uint64 `protobuf:"varint,8,opt,name=sender_boot,json=senderBoot,proto3" json:"sender_boot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LinkOpen) Reset() {
@@ -184,6 +187,13 @@ func (x *LinkOpen) GetFirstUnsettled() uint64 {
 	return 0
 }
 
+func (x *LinkOpen) GetSenderBoot() uint64 {
+	if x != nil {
+		return x.SenderBoot
+	}
+	return 0
+}
+
 // LinkOpened answers an open.
 type LinkOpened struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -191,7 +201,10 @@ type LinkOpened struct {
 	// gaps. What lies below is settled or will be, and is not sent again.
 	ReceivedThrough uint64 `protobuf:"varint,1,opt,name=received_through,json=receivedThrough,proto3" json:"received_through,omitempty"`
 	// credit at this moment.
-	Credit        *Credit `protobuf:"bytes,2,opt,name=credit,proto3" json:"credit,omitempty"`
+	Credit *Credit `protobuf:"bytes,2,opt,name=credit,proto3" json:"credit,omitempty"`
+	// receiver_boot tells apart the processes that receive in one receiver epoch. One with another boot than before knows nothing of what the
+	// former one took: everything that has not settled is sent to it, with numbers that count from 1.
+	ReceiverBoot  uint64 `protobuf:"varint,3,opt,name=receiver_boot,json=receiverBoot,proto3" json:"receiver_boot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -238,6 +251,13 @@ func (x *LinkOpened) GetCredit() *Credit {
 		return x.Credit
 	}
 	return nil
+}
+
+func (x *LinkOpened) GetReceiverBoot() uint64 {
+	if x != nil {
+		return x.ReceiverBoot
+	}
+	return 0
 }
 
 // Credit is totals since the edge's first stream of this sender epoch; totals only grow.
@@ -939,7 +959,7 @@ var File_conveyor_link_v1_link_proto protoreflect.FileDescriptor
 
 const file_conveyor_link_v1_link_proto_rawDesc = "" +
 	"\n" +
-	"\x1bconveyor/link/v1/link.proto\x12\x10conveyor.link.v1\x1a\x18conveyor/v1/record.proto\"\xef\x01\n" +
+	"\x1bconveyor/link/v1/link.proto\x12\x10conveyor.link.v1\x1a\x18conveyor/v1/record.proto\"\x90\x02\n" +
 	"\bLinkOpen\x12\x1a\n" +
 	"\bpipeline\x18\x01 \x01(\tR\bpipeline\x12\x1e\n" +
 	"\n" +
@@ -949,11 +969,14 @@ const file_conveyor_link_v1_link_proto_rawDesc = "" +
 	"\x02to\x18\x04 \x01(\tR\x02to\x12*\n" +
 	"\x06sender\x18\x05 \x01(\v2\x12.conveyor.v1.EpochR\x06sender\x12.\n" +
 	"\breceiver\x18\x06 \x01(\v2\x12.conveyor.v1.EpochR\breceiver\x12'\n" +
-	"\x0ffirst_unsettled\x18\a \x01(\x04R\x0efirstUnsettled\"i\n" +
+	"\x0ffirst_unsettled\x18\a \x01(\x04R\x0efirstUnsettled\x12\x1f\n" +
+	"\vsender_boot\x18\b \x01(\x04R\n" +
+	"senderBoot\"\x8e\x01\n" +
 	"\n" +
 	"LinkOpened\x12)\n" +
 	"\x10received_through\x18\x01 \x01(\x04R\x0freceivedThrough\x120\n" +
-	"\x06credit\x18\x02 \x01(\v2\x18.conveyor.link.v1.CreditR\x06credit\"8\n" +
+	"\x06credit\x18\x02 \x01(\v2\x18.conveyor.link.v1.CreditR\x06credit\x12#\n" +
+	"\rreceiver_boot\x18\x03 \x01(\x04R\freceiverBoot\"8\n" +
 	"\x06Credit\x12\x18\n" +
 	"\arecords\x18\x01 \x01(\x04R\arecords\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"\xd9\x01\n" +

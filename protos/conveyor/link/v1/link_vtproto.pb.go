@@ -52,6 +52,11 @@ func (m *LinkOpen) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.SenderBoot != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.SenderBoot))
+		i--
+		dAtA[i] = 0x40
+	}
 	if m.FirstUnsettled != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.FirstUnsettled))
 		i--
@@ -159,6 +164,11 @@ func (m *LinkOpened) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.ReceiverBoot != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.ReceiverBoot))
+		i--
+		dAtA[i] = 0x18
 	}
 	if m.Credit != nil {
 		size, err := m.Credit.MarshalToSizedBufferVT(dAtA[:i])
@@ -918,6 +928,9 @@ func (m *LinkOpen) SizeVT() (n int) {
 	if m.FirstUnsettled != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.FirstUnsettled))
 	}
+	if m.SenderBoot != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.SenderBoot))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -934,6 +947,9 @@ func (m *LinkOpened) SizeVT() (n int) {
 	if m.Credit != nil {
 		l = m.Credit.SizeVT()
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
+	if m.ReceiverBoot != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.ReceiverBoot))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -1463,6 +1479,25 @@ func (m *LinkOpen) UnmarshalVT(dAtA []byte) error {
 					break
 				}
 			}
+		case 8:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field SenderBoot", wireType)
+			}
+			m.SenderBoot = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.SenderBoot |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -1569,6 +1604,25 @@ func (m *LinkOpened) UnmarshalVT(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
+		case 3:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field ReceiverBoot", wireType)
+			}
+			m.ReceiverBoot = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.ReceiverBoot |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -3491,6 +3545,25 @@ func (m *LinkOpen) UnmarshalVTUnsafe(dAtA []byte) error {
 					break
 				}
 			}
+		case 8:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field SenderBoot", wireType)
+			}
+			m.SenderBoot = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.SenderBoot |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -3597,6 +3670,25 @@ func (m *LinkOpened) UnmarshalVTUnsafe(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
+		case 3:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field ReceiverBoot", wireType)
+			}
+			m.ReceiverBoot = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.ReceiverBoot |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
