@@ -16,3 +16,6 @@ func (s *Sidecar) UseEngine(build func(engine.Control) DataPlane) {
 
 // CheckRules compares the rules with the methods of a server.
 func CheckRules(srv auth.Server) error { return rules.Check(srv) }
+
+// Unfit says why what is remembered is not used at a place.
+var Unfit = unfit

@@ -26,7 +26,7 @@ func (s *Sidecar) remembered(here statefile.Place) *control.Remembered {
 		return nil
 	}
 	if reason := unfit(st, here); reason != "" {
-		s.log.Warn("what was assigned before the restart is not used without a router: "+reason, "sidecar", st.SidecarID,
+		s.log.Warn("what was assigned before the restart is not used without a router", "sidecar", st.SidecarID, "reason", reason,
 			"address", here.Address, "remembered_address", st.Place.Address, "routers", here.Routers, "remembered_routers", st.Place.Routers)
 		return nil
 	}

@@ -141,6 +141,7 @@ func hopeless(err error) bool {
 type work struct {
 	*Session
 	registration *controlv1.RegisterResponse
+	resumed      bool // no router has answered this process when the work begins
 	session      *controlv1.Session
 	engine       Engine
 	// beat asks for a heartbeat soon.
@@ -154,7 +155,7 @@ type work struct {
 func (s *Session) hold(ctx context.Context, resp *controlv1.RegisterResponse, edition uint64, engine Engine, remembered *controlv1.WatchAssignmentsResponse) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	w := &work{Session: s, registration: resp, session: resp.GetSession(), engine: engine, beat: make(chan struct{}, 1), news: make(chan struct{}, 1)}
+	w := &work{Session: s, registration: resp, resumed: remembered != nil, session: resp.GetSession(), engine: engine, beat: make(chan struct{}, 1), news: make(chan struct{}, 1)}
 	s.begin(w.session, cancel)
 	every, ttl := pace(resp)
 	if remembered != nil {

@@ -22,7 +22,7 @@ func (w *work) answer(err error) bool {
 
 // heartbeats keeps the session and tells what goes on: at the pace of the router, and soon when something changed.
 func (w *work) heartbeats(ctx context.Context, every, ttl time.Duration) {
-	silent := false
+	silent := w.resumed
 	for {
 		try, cancel := context.WithTimeout(ctx, max(ttl/2, every))
 		err := w.client.Heartbeat(try, heartbeat(w.session, w.engine))

@@ -26,12 +26,10 @@ func checkpoint(index uint64, partition, position string) *controlv1.Checkpoint 
 }
 
 func TestLanes_TheNextProcessKnowsTheLastCheckpointsOfItsAssignmentsAndNoOthers(t *testing.T) {
+	root, runs := t.TempDir(), 0
 	rapid.Check(t, func(t *rapid.T) {
-		dir, err := os.MkdirTemp("", "lanes")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer os.RemoveAll(dir)
+		runs++
+		dir := filepath.Join(root, fmt.Sprint(runs))
 		boots := uint64(0)
 		model := map[uint64]map[string]string{}
 		open := func() *statefile.File {
@@ -61,6 +59,7 @@ func TestLanes_TheNextProcessKnowsTheLastCheckpointsOfItsAssignmentsAndNoOthers(
 		defer func() { f.Close() }()
 		for i := range rapid.IntRange(1, 12).Draw(t, "steps") {
 			index := rapid.Uint64Range(0, 3).Draw(t, "epoch")
+			var err error
 			switch rapid.IntRange(0, 4).Draw(t, "step") {
 			case 0:
 				err = f.Began(assignment(index), []*controlv1.Checkpoint{checkpoint(9, "0", fmt.Sprint("b", i))})
