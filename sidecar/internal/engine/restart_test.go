@@ -49,8 +49,8 @@ func (n *node) boot(control engine.Control, dir string) {
 func TestSidecarsThatStartAgainUnderTheSameAssignmentsLoseNothingWhileNoRouterAnswers(t *testing.T) {
 	const records = 20000
 	control := newControl()
+	dirA, dirB := t.TempDir(), t.TempDir() // removed after the nodes have ended
 	a, b := newNode(t, "a", control), newNode(t, "b", control)
-	dirA, dirB := t.TempDir(), t.TempDir()
 	a.boot(control, dirA)
 	b.boot(control, dirB)
 	src, sink := newSource(t, numbered(records, 13)...), newSink(t)
@@ -134,8 +134,8 @@ func TestASenderThatStartsAgainIsAnotherOne(t *testing.T) {
 
 func TestAPartitionThatTheStateFileDoesNotKnowWaitsForARouter(t *testing.T) {
 	control := newControl()
+	dir := t.TempDir() // removed after the node has ended
 	a := newNode(t, "a", control)
-	dir := t.TempDir()
 	a.boot(control, dir)
 	src, sink := newSource(t, numbered(100, 0)...), newSink(t)
 	src.endless = true
@@ -174,8 +174,8 @@ func failing(sink *fakeSink, which func(n int) bool) (heal func()) {
 
 func TestCheckpointsOfALaneThatIsResumedAreNewerThanThoseBefore(t *testing.T) {
 	control := newControl()
+	dir := t.TempDir() // removed after the node has ended
 	a := newNode(t, "a", control)
-	dir := t.TempDir()
 	a.boot(control, dir)
 	src, sink := newSource(t, numbered(100, 0)...), newSink(t)
 	src.endless = true
@@ -203,8 +203,8 @@ func TestCheckpointsOfALaneThatIsResumedAreNewerThanThoseBefore(t *testing.T) {
 
 func TestAReceiverThatStartsAgainGetsWhatHasNotSettled(t *testing.T) {
 	control := newControl()
+	dir := t.TempDir() // removed after the nodes have ended
 	a, b := newNode(t, "a", control), newNode(t, "b", control)
-	dir := t.TempDir()
 	b.boot(control, dir)
 	src, sink := newSource(t, numbered(2000, 0)...), newSink(t)
 	src.endless = true
