@@ -150,7 +150,7 @@ func TestMigrate_CanBeInterruptedAnywhere(t *testing.T) {
 			}
 			t.Logf("after %s of %s: %v", time.Since(began), patient, err)
 			<-ctx.Done()
-			patient = min(patient*3/2, time.Second)
+			patient = min(patient*3/2, 10*time.Second)
 		}
 		cancel()
 		to = store

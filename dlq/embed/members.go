@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -21,6 +22,9 @@ const (
 	errPeerUnknown = 10044
 )
 
+// askTimeout bounds a question: what is asked while another server begins to lead is answered by nobody.
+const askTimeout = 5 * time.Second
+
 var errAlone = errors.New("this server is not of a cluster")
 
 // Member is one server of a cluster.
@@ -34,7 +38,7 @@ type Member struct {
 }
 
 // Members are the servers that take part in the cluster, as its leader knows them; none while it has no leader. A server joins by starting with the others' routes, and
-// is a member until it is forgotten, running or not.
+// is a member until it is forgotten, running or not. It blocks for a few seconds at most.
 func (s *Server) Members(ctx context.Context) ([]Member, error) {
 	members, err := s.members(ctx)
 	if err != nil {
@@ -78,7 +82,7 @@ func (s *Server) members(ctx context.Context) ([]Member, error) {
 }
 
 // Forget takes a server that will not come back out of the cluster, by its name, so that others get copies of what it kept. One that is not known is no error. It
-// needs a majority of the servers, and returns when they have agreed.
+// needs a majority of the servers, and returns when they have agreed; it blocks for a few seconds at most, and may be called again.
 func (s *Server) Forget(ctx context.Context, name string) error {
 	if err := s.forget(ctx, name); err != nil {
 		return fmt.Errorf("forget server %s of the letters: %w", name, err)
@@ -103,6 +107,8 @@ func (s *Server) forget(ctx context.Context, name string) error {
 
 // ask asks the servers of the cluster something that only they ask each other, and takes the first answer.
 func (s *Server) ask(ctx context.Context, subject string, question, answer any) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
 	nc, err := s.connect(nats.UserInfo(systemUser, s.secrets.system))
 	if err != nil {
 		return err
