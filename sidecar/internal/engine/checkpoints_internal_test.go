@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"log/slog"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,6 +65,68 @@ func TestCheckpointer_GathersWhatSettlesAndLetsALaneThatWaitsPass(t *testing.T) 
 		synctest.Wait()
 		if busy.stores != 3 {
 			t.Error("nothing was stored behind the pause")
+		}
+	})
+}
+
+// forgetful is a memory whose disk takes nothing until it is told to.
+type forgetful struct {
+	noMemory
+	full    bool
+	written int
+}
+
+func (f *forgetful) Stored(points []*controlv1.Checkpoint) error {
+	if f.full {
+		return syscall.ENOSPC
+	}
+	f.written += len(points)
+	return nil
+}
+
+// telling notes what a lane was told, and what was written by then.
+type telling struct {
+	memory   *forgetful
+	accepted int
+	waits    int
+}
+
+func (*telling) checkpoint() *controlv1.Checkpoint { return &controlv1.Checkpoint{} }
+
+func (l *telling) stored(_ *controlv1.Checkpoint, result controlv1.CheckpointResult, err error) {
+	if err != nil || result != controlv1.CheckpointResult_CHECKPOINT_RESULT_ACCEPTED {
+		l.waits++
+		return
+	}
+	if l.accepted++; l.memory.written < l.accepted {
+		panic("the lane was told before the checkpoint was written")
+	}
+}
+
+func TestCheckpointer_ALaneHearsOfACheckpointOnlyOnceItIsRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		memory := &forgetful{full: true}
+		c := newCheckpointer(&storing{}, memory, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			c.run(ctx)
+		}()
+		defer func() { cancel(); <-done }()
+
+		l := &telling{memory: memory}
+		c.report(l)
+		synctest.Wait()
+		if l.accepted != 0 || l.waits != 1 {
+			t.Errorf("with a full disk the lane was told %d times that its checkpoint is stored, and %d times to wait", l.accepted, l.waits)
+		}
+		memory.full = false
+		c.report(l)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if l.accepted != 1 {
+			t.Errorf("with room again the lane was told %d times", l.accepted)
 		}
 	})
 }
