@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -91,23 +92,25 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// twoPorts finds a free port whose next is free too.
+// twoPorts finds a free port whose next are free too. It is none of those that systems give to connections: one of these may be taken while a script starts a server again.
 func twoPorts() (port, next int, err error) {
-	for range 100 {
-		first, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return 0, 0, err
+	const first, last, beside = 10000, 30000, 3
+	for range 1000 {
+		port = first + rand.IntN(last-first)
+		var held []net.Listener
+		for n := range beside {
+			if lis, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+n)); err == nil {
+				held = append(held, lis)
+			}
 		}
-		port = first.Addr().(*net.TCPAddr).Port
-		second, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+1))
-		if err := first.Close(); err != nil {
-			return 0, 0, err
+		for _, lis := range held {
+			err = errors.Join(err, lis.Close())
 		}
-		if err == nil {
-			return port, port + 1, second.Close()
+		if len(held) == beside || err != nil {
+			return port, port + 1, err
 		}
 	}
-	return 0, 0, errors.New("no two free ports beside each other")
+	return 0, 0, errors.New("no free ports beside each other")
 }
 
 // await PATTERN COMMAND... repeats a command until its output matches.

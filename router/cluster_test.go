@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"strconv"
@@ -74,7 +75,7 @@ func (c *cluster) join(id string) *member {
 		c.t.Fatal(err)
 	}
 	m.cfg.NodeID, m.cfg.RaftTimeouts = n, quick
-	m.cfg.Listener = listen(c.t, "127.0.0.1:0")
+	m.cfg.Listener = listenAnywhere(c.t)
 	addr := m.cfg.Listener.Addr().(*net.TCPAddr)
 	m.cfg.DLQPort = freePort(c.t)
 	c.peers = append(c.peers, env.Peer{ID: id, Address: env.HostPort{Host: addr.IP.String(), Port: addr.Port}})
@@ -103,10 +104,24 @@ func listen(t *testing.T, address string) net.Listener {
 	return lis
 }
 
+// listenAnywhere opens a port that is none of those that systems give to connections: one of these may be taken while a router is away.
+func listenAnywhere(t *testing.T) net.Listener {
+	t.Helper()
+	const first, last = 10000, 30000
+	for range 1000 {
+		var lc net.ListenConfig
+		if lis, err := lc.Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(last-first))); err == nil {
+			return lis
+		}
+	}
+	t.Fatal("no free port")
+	return nil
+}
+
 // freePort is one that nothing listens on.
 func freePort(t *testing.T) env.Port {
 	t.Helper()
-	lis := listen(t, "127.0.0.1:0")
+	lis := listenAnywhere(t)
 	defer lis.Close()
 	return env.Port(lis.Addr().(*net.TCPAddr).Port)
 }

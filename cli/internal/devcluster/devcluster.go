@@ -131,75 +131,83 @@ func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.It
 // ports are those that the data directory has kept, or free ones that it keeps from now on.
 func (c *Cluster) ports(ctx context.Context) ([]ports, error) {
 	path := filepath.Join(c.cfg.DataDir, portsFile)
+	var kept []ports
 	b, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		all, err := c.choosePorts(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if b, err = json.Marshal(all); err != nil {
-			return nil, fmt.Errorf("keep the ports of the routers: %w", err)
-		}
-		if err := os.MkdirAll(c.cfg.DataDir, 0o700); err != nil {
-			return nil, fmt.Errorf("keep the ports of the routers: %w", err)
-		}
-		return all, atomicfile.Write(path, b)
 	case err != nil:
 		return nil, fmt.Errorf("read the ports of the routers: %w", err)
-	}
-	var all []ports
-	if err := json.Unmarshal(b, &all); err != nil || len(all) != c.cfg.Nodes {
-		return nil, fmt.Errorf("%s does not hold the ports of %d routers: move %s away to begin anew", path, c.cfg.Nodes, c.cfg.DataDir)
-	}
-	for _, p := range all {
-		for _, port := range []int{p.API, p.Metrics, p.DLQ} {
-			if err := c.free(ctx, port); err != nil {
-				return nil, fmt.Errorf("the routers of %s know each other by their ports, and one of these is taken: %w; end who uses it, or give another --data", c.cfg.DataDir, err)
-			}
+	default:
+		if err := json.Unmarshal(b, &kept); err != nil || len(kept) != c.cfg.Nodes {
+			return nil, fmt.Errorf("%s does not hold the ports of %d routers: move %s away to begin anew", path, c.cfg.Nodes, c.cfg.DataDir)
 		}
 	}
-	return all, nil
-}
-
-// free reports whether nobody listens on a port.
-func (c *Cluster) free(ctx context.Context, port int) error {
-	var lc net.ListenConfig
-	lis, err := lc.Listen(ctx, "tcp", loopback(port))
+	all, err := c.choosePorts(ctx, kept)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return lis.Close()
+	if slices.Equal(all, kept) {
+		return all, nil
+	}
+	if b, err = json.Marshal(all); err != nil {
+		return nil, fmt.Errorf("keep the ports of the routers: %w", err)
+	}
+	if err := os.MkdirAll(c.cfg.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("keep the ports of the routers: %w", err)
+	}
+	return all, atomicfile.Write(path, b)
 }
 
-// choosePorts finds ports that are free now. Somebody else may take one before it is used.
-func (c *Cluster) choosePorts(ctx context.Context) (all []ports, err error) {
+// choosePorts finds ports that are free now: those that were kept, or others for those by which routers do not know each other. Somebody else may take one before it is
+// used.
+func (c *Cluster) choosePorts(ctx context.Context, kept []ports) (all []ports, err error) {
 	var held []net.Listener // until all are chosen, so that none is chosen twice
 	defer func() {
 		for _, lis := range held {
 			err = errors.Join(err, lis.Close())
 		}
 	}()
+	hold := func(lis net.Listener) int {
+		held = append(held, lis)
+		return lis.Addr().(*net.TCPAddr).Port
+	}
 	next := c.cfg.FirstPort
-	for range c.cfg.Nodes {
+	for n := range c.cfg.Nodes {
 		var p ports
-		for _, one := range []struct {
-			to    *int
-			first int
-		}{{&p.API, next}, {&p.Metrics, 0}, {&p.DLQ, 0}} {
-			lis, err := c.cfg.Listen(ctx, one.first)
+		if kept == nil {
+			lis, err := c.cfg.Listen(ctx, next)
 			if err != nil {
 				return nil, err
 			}
-			held = append(held, lis)
-			*one.to = lis.Addr().(*net.TCPAddr).Port
+			if p.API = hold(lis); next != 0 {
+				next = p.API + 1
+			}
+		} else {
+			p = kept[n]
+			lis, err := listen(ctx, p.API)
+			if err != nil {
+				return nil, fmt.Errorf("the routers of %s know each other by their ports, and one of these is taken: %w; end who uses it, or give another --data", c.cfg.DataDir, err)
+			}
+			hold(lis)
 		}
-		if next != 0 {
-			next = p.API + 1
+		for _, port := range []*int{&p.Metrics, &p.DLQ} {
+			lis, err := listen(ctx, *port)
+			if err != nil {
+				lis, err = c.cfg.Listen(ctx, 0)
+			}
+			if err != nil {
+				return nil, err
+			}
+			*port = hold(lis)
 		}
 		all = append(all, p)
 	}
 	return all, nil
+}
+
+func listen(ctx context.Context, port int) (net.Listener, error) {
+	var lc net.ListenConfig
+	return lc.Listen(ctx, "tcp", loopback(port))
 }
 
 // checkDir refuses a directory of another number of routers: what it holds would not be found.
