@@ -73,11 +73,17 @@ func Start(t testing.TB, s Spec) *Process {
 // StartChild starts this test binary as one of its children; see Main.
 func StartChild(t testing.TB, child string, env ...string) *Process {
 	t.Helper()
+	return Start(t, ChildSpec(t, child, env...))
+}
+
+// ChildSpec is what StartChild starts.
+func ChildSpec(t testing.TB, child string, env ...string) Spec {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Start(t, Spec{Name: child, Path: self, Env: append([]string{childEnv + "=" + child}, env...)})
+	return Spec{Name: child, Path: self, Env: append([]string{childEnv + "=" + child}, env...)}
 }
 
 // environment is what processes inherit.
