@@ -130,10 +130,13 @@ func (c *Client) connect(target string) (*server, error) {
 	if creds == nil {
 		creds = insecure.NewCredentials()
 	}
-	host, _, _ := net.SplitHostPort(target)
+	authority := c.opts.serverName
+	if authority == "" {
+		authority, _, _ = net.SplitHostPort(target)
+	}
 	conn, err := grpc.NewClient("passthrough:///"+target,
 		grpc.WithTransportCredentials(creds),
-		grpc.WithAuthority(host),
+		grpc.WithAuthority(authority),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 			conn, err := c.dial(ctx, addr)
 			s.mu.Lock()
@@ -148,7 +151,7 @@ func (c *Client) connect(target string) (*server, error) {
 			MinConnectTimeout: 5 * time.Second,
 		}),
 		// A router that vanished without a word would keep a watch waiting for ever.
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
 		grpc.WithDisableServiceConfig(),
 	)

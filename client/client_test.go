@@ -57,9 +57,9 @@ func (r *router) ReplayLetters(_ *controlv1.ReplayLettersRequest, s grpc.ServerS
 }
 
 // serve starts the router on the address, and returns the address.
-func (r *router) serve(t *testing.T, address string) string {
+func (r *router) serve(t *testing.T, address string, opts ...grpc.ServerOption) string {
 	t.Helper()
-	return serveAt(t, address, r, r, r)
+	return serveAt(t, address, r, r, r, opts...)
 }
 
 // serveAdmin starts a server of the admin service alone.
@@ -69,13 +69,15 @@ func serveAdmin(t *testing.T, admin controlv1.AdminServiceServer) string {
 	return serveAt(t, "127.0.0.1:0", admin, r, r)
 }
 
-func serveAt(t *testing.T, address string, admin controlv1.AdminServiceServer, letters controlv1.DeadLetterServiceServer, sidecars controlv1.SidecarCoordinatorServer) string {
+func serveAt(
+	t *testing.T, address string, admin controlv1.AdminServiceServer, letters controlv1.DeadLetterServiceServer, sidecars controlv1.SidecarCoordinatorServer, opts ...grpc.ServerOption,
+) string {
 	t.Helper()
 	lis, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := grpc.NewServer()
+	srv := grpc.NewServer(opts...)
 	controlv1.RegisterAdminServiceServer(srv, admin)
 	controlv1.RegisterDeadLetterServiceServer(srv, letters)
 	controlv1.RegisterSidecarCoordinatorServer(srv, sidecars)

@@ -22,22 +22,26 @@ const (
 type Option func(*options)
 
 type options struct {
-	creds    credentials.TransportCredentials // nil for plaintext
-	timeout  time.Duration
-	retryFor time.Duration
-	logger   *slog.Logger
-	agent    string
-	stale    func(Staleness)
+	creds      credentials.TransportCredentials // nil for plaintext
+	serverName string                           // empty for the host that is dialled
+	timeout    time.Duration
+	retryFor   time.Duration
+	logger     *slog.Logger
+	agent      string
+	stale      func(Staleness)
 }
 
 // WithTLS makes every connection use TLS with this configuration, which must hold the caller's certificate where routers ask for one.
 // Without it a Client connects to loopback addresses only. The configuration is not changed and must not be changed afterwards.
-func WithTLS(config *tls.Config) Option { return WithCredentials(credentials.NewTLS(config)) }
+// Its ServerName, if there is one, is who every router must be; otherwise that is the host that is dialled.
+func WithTLS(config *tls.Config) Option {
+	return func(o *options) { o.creds, o.serverName = credentials.NewTLS(config), config.ServerName }
+}
 
 // WithCredentials is WithTLS for credentials that may change while the Client is used, such as certificates that are renewed: every new connection asks them anew. They
 // must encrypt.
 func WithCredentials(creds credentials.TransportCredentials) Option {
-	return func(o *options) { o.creds = creds }
+	return func(o *options) { o.creds, o.serverName = creds, "" }
 }
 
 // WithTimeout bounds a call whose context has no deadline of its own; streams are not bounded. The default is DefaultTimeout.
