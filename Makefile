@@ -84,6 +84,11 @@ chaos: SEED ?= 0
 chaos: ## kill and pause every part at random for MINUTES, and account for every record
 	go test -count=1 -v -timeout 0 -run 'TestChaos|TestCluster|TestPowerLoss' ./integration/chaos -minutes=$(MINUTES) -seed=$(SEED) -leaderkills=100 -powercuts=200
 
+.PHONY: containers
+containers: ## run the scenarios of clusters in containers too (needs a Docker engine, and no image)
+	CONVEYOR_TEST_MACHINES=containers TESTCONTAINERS_RYUK_DISABLED=true TESTCONTAINERS_HOST_OVERRIDE=localhost \
+	  go test -count=1 -timeout 20m $(TESTFLAGS) ./integration/cluster
+
 .PHONY: mutants
 mutants: ## break the code on purpose, one promise at a time, and show which test notices
 	go run ./integration/mutants $(MUTANTS)

@@ -2,11 +2,8 @@ package chaos_test
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -14,22 +11,11 @@ import (
 	"time"
 
 	"github.com/conveyor-etl/conveyor/client"
-	"github.com/conveyor-etl/conveyor/dsl"
 	"github.com/conveyor-etl/conveyor/integration/chaos"
 	"github.com/conveyor-etl/conveyor/integration/e2e/proc"
-	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 )
 
 var leaderKills = flag.Int("leaderkills", 20, "how often the leader is killed")
-
-const (
-	// judgeWithin bounds the search for an order of a history.
-	judgeWithin = 2 * time.Minute
-	historyKeys = 3
-	writers     = 3
-	// think is how long a client waits between its questions: a history that is too long cannot be judged.
-	think = 30 * time.Millisecond
-)
 
 // routers is a cluster of three and a client of all of them.
 type routers struct {
@@ -78,195 +64,6 @@ func (r *routers) leader() *proc.Router {
 	return found
 }
 
-// value is a source whose configuration carries a value.
-func value(key, v string) []*dsl.Resource {
-	r, diags := dsl.FromJSON(fmt.Appendf(nil, `{"apiVersion":"conveyor.etl/v1","kind":"Source","metadata":{"name":%q,"labels":{"value":%q}},"spec":{"connector":{"type":"generate"}}}`, key, v))
-	if dsl.HasErrors(diags) {
-		panic(fmt.Sprint(diags))
-	}
-	return []*dsl.Resource{r}
-}
-
-func valueOf(r *controlv1.Resource) string {
-	var m struct {
-		Metadata struct{ Labels struct{ Value string } }
-	}
-	if json.Unmarshal(r.GetManifest(), &m) != nil {
-		return "unreadable"
-	}
-	return m.Metadata.Labels.Value
-}
-
-// write applies a value, and returns the revision that it made.
-func write(ctx context.Context, c *client.Client, key, v string) (uint64, error) {
-	applied, err := c.Apply(ctx, value(key, v), client.ApplyOptions{})
-	if err != nil {
-		return 0, err
-	}
-	return applied[0].Resource.GetRevision(), nil
-}
-
-func read(ctx context.Context, c *client.Client, key string) (string, error) {
-	r, err := c.Get(ctx, dsl.KindSource, "default", key)
-	switch {
-	case errors.Is(err, client.ErrNotFound):
-		return "", nil
-	case err != nil:
-		return "", err
-	}
-	return valueOf(r), nil
-}
-
-// watched is what a watcher saw, in the order in which it came.
-type watched struct {
-	mu     sync.Mutex
-	events []client.Event
-	failed error
-}
-
-func (w *watched) run(ctx context.Context, c *client.Client) {
-	for e, err := range c.Watch(ctx, dsl.KindSource, "default", 0) {
-		w.mu.Lock()
-		if err != nil && ctx.Err() == nil {
-			w.failed = err
-		} else if err == nil {
-			w.events = append(w.events, e)
-		}
-		w.mu.Unlock()
-	}
-}
-
-func (w *watched) has(revision uint64) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.ContainsFunc(w.events, func(e client.Event) bool { return e.Revision == revision })
-}
-
-// judge holds the watch against what watches promise: events come in the order of their revisions, none twice, none of what was acknowledged is missing, and each holds
-// what was written.
-func (w *watched) judge(t *testing.T, acknowledged map[uint64]string) {
-	t.Helper()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.failed != nil {
-		t.Errorf("the watch ended: %v", w.failed)
-	}
-	last := uint64(0)
-	seen := map[uint64]string{}
-	for _, e := range w.events {
-		if e.Revision <= last {
-			t.Errorf("revision %d was seen after %d", e.Revision, last)
-		}
-		last = e.Revision
-		seen[e.Revision] = e.Resource.GetName() + "=" + valueOf(e.Resource)
-	}
-	for revision, want := range acknowledged {
-		if got := seen[revision]; got != want {
-			t.Errorf("at revision %d the watch saw %q, and %q was acknowledged", revision, got, want)
-		}
-	}
-}
-
-// TestCluster_AnswersAreThoseOfOneRouterWhateverFails lets clients write and read while routers are killed and paused.
-func TestCluster_AnswersAreThoseOfOneRouterWhateverFails(t *testing.T) {
-	if *seed == 0 {
-		*seed = rand.Uint64()
-	}
-	t.Logf("go test ./chaos -run %s -minutes=%v -seed=%d", t.Name(), *minutes, *seed)
-	random := rand.New(rand.NewPCG(*seed, 1))
-	r := startRouters(t)
-	h := chaos.NewHistory()
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	var wg, watcher sync.WaitGroup
-	var mu sync.Mutex
-	acknowledged := map[uint64]string{}
-	refused := 0
-	for n := range writers {
-		// Each has its own client, and with it its own session.
-		c := r.dial(client.WithTimeout(8 * time.Second))
-		own := rand.New(rand.NewPCG(*seed, uint64(n)+2))
-		wg.Go(func() {
-			for i := 0; ctx.Err() == nil; i++ {
-				key := fmt.Sprintf("k%d", own.IntN(historyKeys))
-				if own.IntN(2) == 0 {
-					_ = h.Read(n, key, func() (string, error) { return read(ctx, c, key) })
-				} else {
-					v := fmt.Sprintf("%d-%d", n, i)
-					var revision uint64
-					err := h.Write(n, key, v, func() (err error) {
-						revision, err = write(ctx, c, key, v)
-						return err
-					})
-					mu.Lock()
-					if err == nil {
-						acknowledged[revision] = key + "=" + v
-					} else {
-						refused++
-					}
-					mu.Unlock()
-				}
-				select {
-				case <-ctx.Done():
-				case <-time.After(think):
-				}
-			}
-		})
-	}
-	w := &watched{}
-	watching, endWatch := context.WithCancel(t.Context())
-	defer endWatch()
-	observer := r.dial()
-	watcher.Go(func() { w.run(watching, observer) })
-
-	faults := 0
-	for until := time.Now().Add(time.Duration(*minutes * float64(time.Minute))); time.Now().Before(until); faults++ {
-		victim, name := r.cluster[random.IntN(3)], "a router"
-		if random.IntN(2) == 0 {
-			victim, name = r.leader(), "the leader"
-		}
-		down := time.Duration(500+random.IntN(2500)) * time.Millisecond
-		if random.IntN(3) > 0 {
-			t.Logf("kill %s, back after %v", name, down)
-			victim.Kill()
-			pass(t, down)
-			victim.Start()
-		} else {
-			t.Logf("pause %s for %v", name, down)
-			victim.Pause()
-			pass(t, down)
-			victim.Resume()
-		}
-		pass(t, time.Duration(random.IntN(2000))*time.Millisecond)
-	}
-	stop()
-	wg.Wait()
-	for _, router := range r.cluster {
-		router.AwaitReady()
-	}
-	final, err := write(t.Context(), r.client, "end", "end")
-	if err != nil {
-		t.Fatal(err)
-	}
-	acknowledged[final] = "end=end"
-	proc.Until(t, func() string {
-		if !w.has(final) {
-			return "the watch has not seen the last change"
-		}
-		return ""
-	})
-	endWatch()
-	watcher.Wait()
-	t.Logf("%d faults, %d operations, %d writes acknowledged, %d with unknown outcome", faults, h.Len(), len(acknowledged), refused)
-	if len(acknowledged) < faults*3 {
-		t.Errorf("only %d writes were acknowledged: the run proves nothing", len(acknowledged))
-	}
-	w.judge(t, acknowledged)
-	if said := h.Linearizable(judgeWithin); said != "" {
-		t.Error(said)
-	}
-}
-
 func pass(t *testing.T, d time.Duration) {
 	t.Helper()
 	select {
@@ -286,7 +83,7 @@ func TestCluster_AWriteIsAcceptedSoonAfterTheLeaderIsKilled(t *testing.T) {
 		proc.Until(t, func() string {
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
-			if _, err := write(ctx, r.client, "k", fmt.Sprint(n)); err != nil {
+			if _, err := chaos.Write(ctx, r.client, "k", fmt.Sprint(n)); err != nil {
 				return err.Error()
 			}
 			return ""
@@ -298,7 +95,7 @@ func TestCluster_AWriteIsAcceptedSoonAfterTheLeaderIsKilled(t *testing.T) {
 	slices.Sort(took)
 	t.Logf("%d times, from the kill to the first accepted write: median %v, p99 %v, longest %v",
 		len(took), took[len(took)/2].Round(time.Millisecond), took[len(took)*99/100].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
-	if got, err := read(t.Context(), r.client, "k"); err != nil || got != fmt.Sprint(*leaderKills-1) {
+	if got, err := chaos.Read(t.Context(), r.client, "k"); err != nil || got != fmt.Sprint(*leaderKills-1) {
 		t.Errorf("the last value is %q, %v", got, err)
 	}
 }
@@ -309,18 +106,18 @@ func TestCluster_APausedLeaderAnswersNothingOld(t *testing.T) {
 	r := startRouters(t)
 	for n := range rounds {
 		old, want := fmt.Sprint("old-", n), fmt.Sprint("new-", n)
-		if _, err := write(t.Context(), r.client, "k", old); err != nil {
+		if _, err := chaos.Write(t.Context(), r.client, "k", old); err != nil {
 			t.Fatal(err)
 		}
 		paused := r.leader()
 		at, others := r.apart(paused)
 		// The connection stands before the pause.
-		if got, err := read(t.Context(), at, "k"); err != nil || got != old {
+		if got, err := chaos.Read(t.Context(), at, "k"); err != nil || got != old {
 			t.Fatalf("%q, %v", got, err)
 		}
 		paused.Pause()
 		proc.Until(t, func() string {
-			if _, err := write(t.Context(), others, "k", want); err != nil {
+			if _, err := chaos.Write(t.Context(), others, "k", want); err != nil {
 				return err.Error()
 			}
 			return ""
@@ -330,7 +127,7 @@ func TestCluster_APausedLeaderAnswersNothingOld(t *testing.T) {
 			wg.Go(func() {
 				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 				defer cancel()
-				if got, err := read(ctx, at, "k"); err == nil && got != want {
+				if got, err := chaos.Read(ctx, at, "k"); err == nil && got != want {
 					t.Errorf("round %d: the leader that was paused answers %q, and %q was acknowledged before it was asked", n, got, want)
 				}
 			})

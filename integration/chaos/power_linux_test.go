@@ -14,6 +14,7 @@ import (
 	"unsafe"
 
 	"github.com/conveyor-etl/conveyor/client"
+	"github.com/conveyor-etl/conveyor/integration/chaos"
 	"github.com/conveyor-etl/conveyor/integration/e2e/proc"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	conveyorv1 "github.com/conveyor-etl/conveyor/protos/conveyor/v1"
@@ -107,7 +108,7 @@ func TestPowerLoss_WhatWasAcknowledgedIsThereAfterwards(t *testing.T) {
 					return
 				}
 				stored[id] = true
-				if _, err := write(ctx, c, "k", fmt.Sprint(i)); err != nil {
+				if _, err := chaos.Write(ctx, c, "k", fmt.Sprint(i)); err != nil {
 					return
 				}
 				wrote = i
@@ -122,7 +123,7 @@ func TestPowerLoss_WhatWasAcknowledgedIsThereAfterwards(t *testing.T) {
 		router.Start()
 		router.AwaitReady()
 		// The write that was under way may have been made.
-		got, err := read(t.Context(), c, "k")
+		got, err := chaos.Read(t.Context(), c, "k")
 		if want := fmt.Sprint(wrote); err != nil || got != want && got != fmt.Sprint(wrote+1) {
 			t.Fatalf("cut %d: the value is %q (%v), and %s was acknowledged", n, got, err, want)
 		}

@@ -67,7 +67,7 @@ func (r *routers) changing() (stop func() string) {
 }
 
 func applied(ctx context.Context, c *client.Client, v string) bool {
-	_, err := write(ctx, c, "upgrade", v)
+	_, err := chaos.Write(ctx, c, "upgrade", v)
 	return err == nil
 }
 
@@ -124,7 +124,7 @@ func TestCluster_ARollingUpgradeStopsNothingAndNewCommandsWaitForTheLastRouter(t
 		t.Errorf("with all routers upgraded, the new command ended with: %v", err)
 	}
 	last := stop()
-	got, err := read(t.Context(), r.client, "upgrade")
+	got, err := chaos.Read(t.Context(), r.client, "upgrade")
 	if err != nil || last == "" || number(t, got) < number(t, last) {
 		t.Errorf("after the upgrade the value is %q (%v), and %q was acknowledged", got, err, last)
 	}

@@ -2,6 +2,7 @@ package lan
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -67,8 +68,8 @@ const most = 40
 type Host struct {
 	n     *Network
 	name  string
-	index int // among the hosts
-	moved int // how often it got another address
+	index int    // among the hosts
+	moved int    // how often it got another address
 	port  string // of the switch
 }
 
@@ -210,7 +211,7 @@ func (n *Network) ip(args ...string) {
 }
 
 func run(args ...string) error {
-	said, err := exec.Command("ip", args...).CombinedOutput()
+	said, err := exec.CommandContext(context.Background(), "ip", args...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("ip %s: %w", strings.Join(args, " "), errors.Join(err, errors.New(strings.TrimSpace(string(said)))))
 	}
