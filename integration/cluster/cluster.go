@@ -57,6 +57,8 @@ type Router struct {
 type Cluster struct {
 	t        testing.TB
 	Machines []Machine
+	// Sidecars is the directory of the certificate of all sidecars.
+	Sidecars string
 	tls      *tls.Config
 }
 
@@ -72,7 +74,7 @@ func New(t testing.TB, founders, spare int, machine func(Router) Machine) *Clust
 		}
 	}
 	proc.NewLocalCLI(t).Run("cluster", "init", dir, "--nodes", strings.Join(names, ","), "--name", anyRouter)
-	c := &Cluster{t: t, tls: admin(t, filepath.Join(dir, "admin"))}
+	c := &Cluster{t: t, Sidecars: filepath.Join(dir, "sidecar"), tls: admin(t, filepath.Join(dir, "admin"))}
 	for i, name := range names {
 		// A spare router lists those that exist before itself, meets them and waits until it is added.
 		list := peers

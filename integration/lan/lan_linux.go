@@ -98,8 +98,9 @@ func (h *Host) IP() string { return h.n.address(10 + h.index + most*h.moved) }
 
 // On returns what starts a program on the host. The path of the program has no blank.
 func (h *Host) On(s proc.Spec) proc.Spec {
-	// Each process sees the names of this network, in a mount namespace that `ip netns exec` makes.
-	s.Args = slices.Concat([]string{"netns", "exec", h.namespace(), "sh", "-c", `mount --bind "$0" /etc/hosts && exec "$@"`, h.n.names(), s.Path}, s.Args)
+	// Each process sees the names of this network, in a mount namespace that `ip netns exec` makes, and its own.
+	const script = `mount --bind "$0" /etc/hosts && echo "$1" >/proc/sys/kernel/hostname && shift && exec "$@"`
+	s.Args = slices.Concat([]string{"netns", "exec", h.namespace(), "unshare", "--uts", "sh", "-c", script, h.n.names(), h.name, s.Path}, s.Args)
 	s.Path = "ip"
 	return s
 }

@@ -13,8 +13,9 @@ const (
 )
 
 // overdue are the sessions to end now, and those whose end is held back, in order. When many sessions fall silent within one TTL, the reason is more likely the network of
-// this router than that so many sidecars have failed, and to place all their stages anew would be the larger harm. An end is held back for two TTLs at most, and not at all
-// for a sidecar that another one which is heard does not reach either, nor when all that are silent run on one machine, which can fail as a whole.
+// this router than that so many sidecars have failed, and to place all their stages anew would be the larger harm. When the others are heard again, those that are still
+// silent have a TTL from then on to be heard too. An end is held back for two TTLs at most, and not at all for a sidecar that another one which is heard does not reach
+// either, nor when all that are silent run on one machine, which can fail as a whole. held remembers whose end was held back when.
 func overdue(held map[string]lease, ttl time.Duration, now time.Time) (end map[string]lease, back []string) {
 	end = map[string]lease{}
 	isSilent := func(l lease) bool { return now.After(l.until.Add(-ttl / 2)) }
@@ -39,7 +40,13 @@ func overdue(held map[string]lease, ttl time.Duration, now time.Time) (end map[s
 	for id, l := range held {
 		switch {
 		case !now.After(l.until):
-		case suspect && !missed[id] && !now.After(l.until.Add(patience*ttl)):
+		case missed[id] || now.After(l.until.Add(patience*ttl)):
+			end[id] = l
+		case suspect:
+			l.kept = now
+			held[id] = l
+			back = append(back, id)
+		case !l.kept.IsZero() && !now.After(l.kept.Add(ttl)):
 			back = append(back, id)
 		default:
 			end[id] = l

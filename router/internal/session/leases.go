@@ -22,6 +22,8 @@ type lease struct {
 	until   time.Time
 	// misses are the sidecars that this one does not reach, as it said last.
 	misses []string
+	// kept is when its end was last held back because too many had fallen silent; zero if never since it was heard.
+	kept time.Time
 }
 
 // Tracked is what is known of a session.

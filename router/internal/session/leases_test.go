@@ -148,6 +148,23 @@ func TestLeases_ManyThatFallSilentTogetherAreKeptForTwoTTLsMore(t *testing.T) {
 	})
 }
 
+func TestLeases_WhenTheOthersAreHeardAgainTheLastOneHasATTLToBeHeardToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := session.New(ttl)
+		hear := fleet(l, "a", "b", "c", "d")
+		ended := run(t, l)
+		hear(ttl + 2*time.Second)
+		hear(ttl-2*time.Second, 0, 1, 2)
+		if got := ended(); len(got) > 0 {
+			t.Fatalf("ended %v, of four of which three were heard again a moment before", got)
+		}
+		hear(4*time.Second, 0, 1, 2)
+		if got := ended(); len(got) != 1 || got["3"] != 1 {
+			t.Errorf("ended %v", got)
+		}
+	})
+}
+
 func TestLeases_AFewSilentOnesAreNotKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := session.New(ttl)
