@@ -36,6 +36,7 @@ const (
 	ReasonLagging                Reason = "LAGGING"
 	ReasonRouterUnreachable      Reason = "ROUTER_UNREACHABLE"
 	ReasonLowDisk                Reason = "LOW_DISK"
+	ReasonDuplicateID            Reason = "DUPLICATE_ID"
 )
 
 // The errors that callers branch on, with errors.Is.
@@ -74,6 +75,8 @@ var (
 	ErrRouterUnreachable = errors.New("the router is not reached by the others")
 	// ErrLowDisk is returned when the router that leads has too little disk to change anything; nothing was changed.
 	ErrLowDisk = errors.New("the router's disk is nearly full")
+	// ErrDuplicateID is returned to a sidecar whose id belongs to another one, which is alive.
+	ErrDuplicateID = errors.New("the id belongs to another sidecar")
 	// ErrUnreachable is returned when no router answered.
 	ErrUnreachable = errors.New("no router answered")
 	// ErrDenied is returned when the router does not know the caller or does not let it do this.
@@ -102,6 +105,7 @@ var sentinels = map[Reason]error{
 	ReasonLagging:                ErrLagging,
 	ReasonRouterUnreachable:      ErrRouterUnreachable,
 	ReasonLowDisk:                ErrLowDisk,
+	ReasonDuplicateID:            ErrDuplicateID,
 }
 
 // byCode serves answers that carry no reason, such as those of a proxy or of a router that does not know a method.

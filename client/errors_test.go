@@ -45,6 +45,7 @@ var reasons = map[client.Reason]error{
 	client.ReasonLagging:                client.ErrLagging,
 	client.ReasonRouterUnreachable:      client.ErrRouterUnreachable,
 	client.ReasonLowDisk:                client.ErrLowDisk,
+	client.ReasonDuplicateID:            client.ErrDuplicateID,
 }
 
 func TestErrors_EveryReasonComesBackAsItsOwnError(t *testing.T) {

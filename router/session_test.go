@@ -2,6 +2,7 @@ package router_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -49,5 +50,34 @@ func TestSession_OfManyThatFallSilentOnlyThoseAreEndedThatOthersMissToo(t *testi
 	}
 	for _, s := range []*sidecar{c, d, e} {
 		mustRefuse(t, s.watched, "SESSION_ENDED")
+	}
+}
+
+func TestSession_TwoSidecarsOfOneIDEndInOne(t *testing.T) {
+	n := start(t, testConfig(t.TempDir()))
+	n.apply(simple...)
+	register := func(address string) error {
+		_, err := n.coord.Register(t.Context(), &controlv1.RegisterRequest{SidecarId: "a", Address: address, HostName: "host-of-" + address, Endpoints: both})
+		return err
+	}
+	// Each is told that its session has ended when the other one comes, and comes back.
+	holder, other := "10.0.0.1:9091", "10.0.0.2:9091"
+	for {
+		if err := register(holder); err != nil {
+			if reason(err) != "DUPLICATE_ID" || !strings.Contains(err.Error(), other) {
+				t.Fatal(err)
+			}
+			break
+		}
+		holder, other = other, holder
+	}
+	// Who has the id keeps it, also when it is started again at once.
+	for range 10 {
+		if err := register(other); err != nil {
+			t.Fatalf("the one that is known: %v", err)
+		}
+		if err := register(holder); reason(err) != "DUPLICATE_ID" {
+			t.Fatalf("the one that was refused: %v", err)
+		}
 	}
 }

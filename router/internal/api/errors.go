@@ -33,6 +33,7 @@ const (
 	reasonRevisionCompacted      = "REVISION_COMPACTED"
 	reasonNotAvailable           = "NOT_AVAILABLE"
 	reasonLimitExceeded          = "LIMIT_EXCEEDED"
+	reasonDuplicateID            = "DUPLICATE_ID"
 	reasonInvalidRequest         = "INVALID_REQUEST"
 	reasonHalted                 = "HALTED"
 	reasonClientSessionEnded     = "CLIENT_SESSION_ENDED"

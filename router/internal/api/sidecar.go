@@ -13,6 +13,7 @@ import (
 
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	"github.com/conveyor-etl/conveyor/router/internal/control"
+	"github.com/conveyor-etl/conveyor/router/internal/session"
 	"github.com/conveyor-etl/conveyor/router/internal/state"
 	"github.com/conveyor-etl/conveyor/router/internal/state/statepb"
 	"github.com/conveyor-etl/conveyor/router/internal/status"
@@ -32,6 +33,7 @@ var sidecarID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$`)
 type coordinator struct {
 	controlv1.UnimplementedSidecarCoordinatorServer
 	Config
+	takeovers session.Takeovers
 }
 
 // session checks that a call comes from a live session.
@@ -50,6 +52,9 @@ func (c *coordinator) Register(ctx context.Context, req *controlv1.RegisterReque
 	if view.Sessions[req.GetSidecarId()] == nil && len(view.Sessions) >= maxSessions {
 		return nil, fail(codes.ResourceExhausted, reasonLimitExceeded, "%d sidecars are registered, which is the limit", maxSessions)
 	}
+	if err := c.checkTakeover(view, req); err != nil {
+		return nil, err
+	}
 	c.Controller.Reports().End(req.GetSidecarId())
 	r, err := c.Controller.Propose(ctx, &statepb.Command{Kind: &statepb.Command_OpenSession{OpenSession: &statepb.OpenSession{
 		SidecarId: req.GetSidecarId(), Address: req.GetAddress(), HostName: req.GetHostName(), HostAddresses: req.GetHostAddresses(),
@@ -64,6 +69,21 @@ func (c *coordinator) Register(ctx context.Context, req *controlv1.RegisterReque
 		Session: &controlv1.Session{SidecarId: req.GetSidecarId(), Epoch: r.Index}, ClusterId: c.Machine.View().ClusterID,
 		TtlMillis: uint32(c.SessionTTL.Milliseconds()), HeartbeatMillis: uint32(c.HeartbeatEvery.Milliseconds()),
 	}, nil
+}
+
+// checkTakeover refuses a sidecar whose id another one has that was heard a moment ago, when that has happened again and again: both were given the same id.
+func (c *coordinator) checkTakeover(view *state.View, req *controlv1.RegisterRequest) error {
+	holder := view.Sessions[req.GetSidecarId()]
+	if holder == nil || holder.GetAddress() == req.GetAddress() || !c.Controller.Leases().Heard(req.GetSidecarId(), 2*c.HeartbeatEvery) {
+		return nil
+	}
+	if c.takeovers.Allow(req.GetSidecarId()) {
+		c.Logger.Warn("a sidecar takes over from another one with the same id", "sidecar", req.GetSidecarId(), "address", req.GetAddress(), "from", holder.GetAddress())
+		return nil
+	}
+	return fail(codes.AlreadyExists, reasonDuplicateID,
+		"sidecar id %s belongs to the sidecar at %s on host %s, which is alive: give one of them another SIDECAR_ID, or an empty data directory if it is a copy",
+		req.GetSidecarId(), holder.GetAddress(), holder.GetHostName())
 }
 
 func checkRegistration(req *controlv1.RegisterRequest) ([][]byte, error) {

@@ -45,6 +45,14 @@ func (l *Leases) Renew(sidecar string, epoch uint64, unreachable ...string) {
 	}
 }
 
+// Heard reports whether a sidecar was heard of within some time, under whichever session.
+func (l *Leases) Heard(sidecar string, within time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	held, ok := l.held[sidecar]
+	return ok && time.Since(held.until.Add(-l.ttl)) <= within
+}
+
 // Sync tracks exactly the given sessions, by sidecar id. Those that are new get their full time.
 func (l *Leases) Sync(sessions map[string]Tracked) {
 	l.mu.Lock()

@@ -134,7 +134,7 @@ func acceptable(resp *controlv1.RegisterResponse) error {
 
 // hopeless reports whether the same registration can never succeed.
 func hopeless(err error) bool {
-	return errors.Is(err, client.ErrInsecure) || errors.Is(err, client.ErrInvalid) || errors.Is(err, errSigned)
+	return errors.Is(err, client.ErrInsecure) || errors.Is(err, client.ErrInvalid) || errors.Is(err, client.ErrDuplicateID) || errors.Is(err, errSigned)
 }
 
 // work is what goes on under one session.
