@@ -67,6 +67,16 @@ var mutants = []mutant{
 		pkg:  "./integration/chaos", run: "RollingUpgrade",
 	},
 	{
+		name: "the last sidecar that is heard after a router was deaf loses its session",
+		Edit: overlay.Edit{File: "router/internal/session/breaker.go", From: "case !l.kept.IsZero() && ", To: "case false && "},
+		pkg:  "./router/internal/session", run: "TestLeases",
+	},
+	{
+		name: "two sidecars of one id take over from each other for ever",
+		Edit: overlay.Edit{File: "router/internal/session/takeovers.go", From: "len(o.of[sidecar]) >= takeovers", To: "len(o.of[sidecar]) < 0"},
+		pkg:  "./router", run: "TestSession_TwoSidecars", args: []string{"-timeout=30s"},
+	},
+	{
 		name: "a method without a rule may be called",
 		Edit: overlay.Edit{File: "internal/auth/auth.go", From: "	case !known:\n", To: "	case false && known:\n"},
 		pkg:  "./internal/auth", run: "",
