@@ -74,7 +74,7 @@ var mutants = []mutant{
 	{
 		name: "two sidecars of one id take over from each other for ever",
 		Edit: overlay.Edit{File: "router/internal/session/takeovers.go", From: "len(o.of[sidecar]) >= takeovers", To: "len(o.of[sidecar]) < 0"},
-		pkg:  "./router", run: "TestSession_TwoSidecars", args: []string{"-timeout=30s"},
+		pkg:  "./router", run: "TestSession_TwoSidecars",
 	},
 	{
 		name: "a method without a rule may be called",
