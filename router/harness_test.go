@@ -211,8 +211,14 @@ var (
 
 func (n *node) register(id string, endpoints ...*controlv1.Endpoint) *sidecar {
 	n.t.Helper()
+	return n.registerOn(id, id, endpoints...)
+}
+
+// registerOn registers a sidecar of some machine.
+func (n *node) registerOn(host, id string, endpoints ...*controlv1.Endpoint) *sidecar {
+	n.t.Helper()
 	resp, err := n.coord.Register(n.t.Context(), &controlv1.RegisterRequest{
-		SidecarId: id, Address: "127.0.0.1:9091", HostName: id, HostAddresses: []string{"192.0.2.1"}, Version: "test", Endpoints: endpoints,
+		SidecarId: id, Address: "127.0.0.1:9091", HostName: host, HostAddresses: []string{"192.0.2.1"}, Version: "test", Endpoints: endpoints,
 	})
 	if err != nil {
 		n.t.Fatal(err)

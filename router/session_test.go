@@ -53,6 +53,28 @@ func TestSession_OfManyThatFallSilentOnlyThoseAreEndedThatOthersMissToo(t *testi
 	}
 }
 
+func TestSession_WhenAMachineIsLostItsStagesGoToNoOtherSidecarOfIt(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.SessionTTL, cfg.Heartbeat = 500*time.Millisecond, 100*time.Millisecond
+	n := start(t, cfg)
+	n.apply(simple...)
+	first := n.registerOn("lost", "m", both...)
+	first.awaitStages("in keep out")
+	var lost []*sidecar
+	for _, id := range []string{"a", "b", "c", "d", "x", "y", "z"} {
+		lost = append(lost, n.registerOn("lost", id, both...))
+	}
+	other := n.register("other", both...)
+	defer other.beat(cfg.Heartbeat)()
+	other.awaitStages("in keep out")
+	for _, s := range lost {
+		<-s.done
+		if got := s.stages(); got != "" {
+			t.Errorf("sidecar %s was given %s a moment before its session ended", s.id, got)
+		}
+	}
+}
+
 func TestSession_TwoSidecarsOfOneIDEndInOne(t *testing.T) {
 	n := start(t, testConfig(t.TempDir()))
 	n.apply(simple...)

@@ -172,7 +172,7 @@ func (c *Controller) place(ctx context.Context, view *state.View) error {
 			Idle: report != nil && !report.GetOpen(),
 		}
 	}
-	result := placement.Plan(pipelines, sidecars(view), current)
+	result := placement.Plan(pipelines, c.sidecars(view), current)
 	c.mu.Lock()
 	c.unplaced = result.Unplaced
 	c.mu.Unlock()
@@ -277,11 +277,12 @@ func need(spec *controlv1.StageSpec) placement.Need {
 	return n
 }
 
-func sidecars(view *state.View) []placement.Sidecar {
+// sidecars are those that can be given stages.
+func (c *Controller) sidecars(view *state.View) []placement.Sidecar {
 	var out []placement.Sidecar
 	for _, id := range state.SortedKeys(view.Sessions) {
 		s := view.Sessions[id]
-		sc := placement.Sidecar{ID: id}
+		sc := placement.Sidecar{ID: id, Silent: c.leases.Silent(id)}
 		for _, a := range s.GetHostAddresses() {
 			if addr, err := netip.ParseAddr(a); err == nil {
 				sc.Addresses = append(sc.Addresses, addr)

@@ -52,6 +52,8 @@ type Endpoint struct {
 // Sidecar is a live session.
 type Sidecar struct {
 	ID string
+	// Silent: it may be gone. It keeps what it has, and gets nothing more where another one can have it: sidecars that are lost together are missed one after the other.
+	Silent bool
 	// Addresses of its host.
 	Addresses []netip.Addr
 	Services  []Service
@@ -221,7 +223,7 @@ func sorted(addrs []netip.Addr) []netip.Addr {
 // best returns the best sidecar of those that fit, of which there is one.
 func (p *planner) best(k Key, s *Stage, fits func(*Sidecar) bool) *Sidecar {
 	var best *Sidecar
-	var bestScore [4]int
+	var bestScore [5]int
 	for i := range p.sidecars {
 		c := &p.sidecars[i]
 		if !fits(c) {
@@ -229,10 +231,14 @@ func (p *planner) best(k Key, s *Stage, fits func(*Sidecar) bool) *Sidecar {
 		}
 		up, down := p.neighbours(k.Pipeline, c.ID, s.Upstream), p.neighbours(k.Pipeline, c.ID, s.Downstream)
 		same := p.stages(k.Pipeline, c.ID)
-		score := [4]int{up + down, 0, same, -p.load[c.ID]}
+		heard := 1
+		if c.Silent {
+			heard = 0
+		}
+		score := [5]int{heard, up + down, 0, same, -p.load[c.ID]}
 		if s.Need.builtIn() {
 			// Its input is the larger side more often than not.
-			score = [4]int{up, down, same, -p.load[c.ID]}
+			score = [5]int{heard, up, down, same, -p.load[c.ID]}
 		}
 		if best == nil || slices.Compare(score[:], bestScore[:]) > 0 {
 			best, bestScore = c, score

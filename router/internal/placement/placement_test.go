@@ -38,12 +38,18 @@ func sidecar(id, addr string, services ...placement.Service) placement.Sidecar {
 	return placement.Sidecar{ID: id, Addresses: []netip.Addr{netip.MustParseAddr(addr)}, Services: services}
 }
 
+func silent(s placement.Sidecar) placement.Sidecar {
+	s.Silent = true
+	return s
+}
+
 func one(n placement.Need) []placement.Pipeline {
 	return []placement.Pipeline{{Name: "default/p", Stages: []placement.Stage{{Name: "s", Need: n}}}}
 }
 
 func TestPlan_WhereAStageRuns(t *testing.T) {
 	k := placement.Key{"default/p", "s"}
+	file := placement.Ability{Kind: sink, Type: "file"}
 	for name, c := range map[string]struct {
 		need     placement.Need
 		sidecars []placement.Sidecar
@@ -64,6 +70,21 @@ func TestPlan_WhereAStageRuns(t *testing.T) {
 			need:     placement.Need{Kind: transform, Endpoint: local(50052)},
 			sidecars: []placement.Sidecar{sidecar("a", "10.0.0.1", service(50053, placement.Ability{Kind: transform})), sidecar("b", "10.0.0.2")},
 			want:     placement.Result{Unplaced: map[placement.Key]string{k: "no sidecar has a service on port 50052 of kind transform"}},
+		},
+		"a silent sidecar gets nothing that another one can have": {
+			need:     placement.Need{Kind: sink, Connector: "file"},
+			sidecars: []placement.Sidecar{silent(sidecar("a", "10.0.0.1", service(1, file))), sidecar("b", "10.0.0.2", service(1, file))},
+			want:     placement.Result{Changes: []placement.Change{{k, placement.Place{Sidecar: "b", Address: "127.0.0.1:1"}}}},
+		},
+		"a silent sidecar gets what only it can have": {
+			need:     placement.Need{Kind: sink, Connector: "file"},
+			sidecars: []placement.Sidecar{silent(sidecar("a", "10.0.0.1", service(1, file))), sidecar("b", "10.0.0.2")},
+			want:     placement.Result{Changes: []placement.Change{{k, placement.Place{Sidecar: "a", Address: "127.0.0.1:1"}}}},
+		},
+		"a silent sidecar keeps what it has": {
+			need:     placement.Need{Kind: sink, Connector: "file"},
+			sidecars: []placement.Sidecar{silent(sidecar("a", "10.0.0.1", service(1, file))), sidecar("b", "10.0.0.2", service(1, file))},
+			current:  map[placement.Key]placement.Place{k: {Sidecar: "a", Address: "127.0.0.1:1"}},
 		},
 		"no sidecar at all": {
 			need: placement.Need{Kind: sink, Connector: "file"},

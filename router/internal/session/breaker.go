@@ -18,10 +18,9 @@ const (
 // either, nor when all that are silent run on one machine, which can fail as a whole. held remembers whose end was held back when.
 func overdue(held map[string]lease, ttl time.Duration, now time.Time) (end map[string]lease, back []string) {
 	end = map[string]lease{}
-	isSilent := func(l lease) bool { return now.After(l.until.Add(-ttl / 2)) }
 	missed := map[string]bool{}
 	for _, l := range held {
-		if isSilent(l) {
+		if l.silent(ttl, now) {
 			continue
 		}
 		for _, id := range l.misses {
@@ -31,7 +30,7 @@ func overdue(held map[string]lease, ttl time.Duration, now time.Time) (end map[s
 	// Silence that others confirm says nothing of this router.
 	silent, machines := 0, map[string]bool{}
 	for id, l := range held {
-		if isSilent(l) && !missed[id] {
+		if l.silent(ttl, now) && !missed[id] {
 			silent++
 			machines[l.machine] = true
 		}

@@ -26,6 +26,9 @@ type lease struct {
 	kept time.Time
 }
 
+// silent: several heartbeats have been missed.
+func (l lease) silent(ttl time.Duration, now time.Time) bool { return now.After(l.until.Add(-ttl / 2)) }
+
 // Tracked is what is known of a session.
 type Tracked struct {
 	Epoch uint64
@@ -89,6 +92,14 @@ func (l *Leases) Back() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.back
+}
+
+// Silent reports whether a sidecar has not been heard of for so long that it may be gone.
+func (l *Leases) Silent(sidecar string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	held, ok := l.held[sidecar]
+	return ok && held.silent(l.ttl, time.Now())
 }
 
 // Run calls expire for each session whose time is over, until ctx ends, but see overdue. expire is called again while the session stays tracked.
