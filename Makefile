@@ -82,7 +82,7 @@ bench-raft: ## measure commands of three routers beside the bare library, in alt
 chaos: MINUTES ?= 10
 chaos: SEED ?= 0
 chaos: ## kill and pause every part at random for MINUTES, and account for every record
-	go test -count=1 -v -timeout 0 -run 'TestChaos|TestCluster|TestPowerLoss' ./integration/chaos -minutes=$(MINUTES) -seed=$(SEED) -leaderkills=100 -powercuts=200
+	go test -count=1 -v -timeout 0 -run 'TestChaos|TestCluster|TestCut|TestPowerLoss' ./integration/chaos -minutes=$(MINUTES) -seed=$(SEED) -leaderkills=100 -powercuts=200
 
 .PHONY: containers
 containers: ## run the scenarios of clusters in containers too (needs a Docker engine, and no image)
