@@ -158,13 +158,13 @@ func TestCut_ASidecarThatOnlyRoutersMissIsReplacedAndNothingIsLostOrDisordered(t
 	p := startPlant(t)
 	was := p.owner()
 	p.net.CutBoth(p.router.Host, p.sidecars[was])
-	proc.Until(t, func() string {
-		if p.owner() == was {
-			return was + " still owns the transform"
+	now := map[string]string{"left": "right", "right": "left"}[was]
+	proc.Until(t, func() string { // for a moment nobody owns it
+		if got := p.owner(); got != now {
+			return fmt.Sprintf("%q owns the transform, not %s", got, now)
 		}
 		return ""
 	})
-	now := p.owner()
 	p.flows()
 	p.net.Heal()
 	proc.Until(t, func() string {
