@@ -132,7 +132,7 @@ func (c *Client) connect(target string) (*server, error) {
 	}
 	authority := c.opts.serverName
 	if authority == "" {
-		authority, _, _ = net.SplitHostPort(target)
+		authority, _, _ = net.SplitHostPort(target) // which check has seen to be one
 	}
 	conn, err := grpc.NewClient("passthrough:///"+target,
 		grpc.WithTransportCredentials(creds),

@@ -171,15 +171,21 @@ func (s *system) finish(e chaos.Expect) chaos.Report {
 	s.t.Helper()
 	proc.Write(s.t, s.stop, "")
 	s.cli.AwaitPhase("p", "Completed")
+	return report(s.t, s.sourceLedger, s.sink, e)
+}
+
+// report reads the ledgers of a pipeline that has ended.
+func report(t *testing.T, source, sink string, e chaos.Expect) chaos.Report {
+	t.Helper()
 	read := func(path string) []byte {
 		content, err := os.ReadFile(path)
 		if err != nil {
-			s.t.Fatal(err)
+			t.Fatal(err)
 		}
 		return content
 	}
 	e.Keys, e.UID = oracleKeys, "default/in"
-	return chaos.Check(read(s.sourceLedger), read(s.sink), e)
+	return chaos.Check(read(source), read(sink), e)
 }
 
 func judge(t *testing.T, r chaos.Report) {

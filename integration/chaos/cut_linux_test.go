@@ -143,15 +143,7 @@ func (p *plant) finish(e chaos.Expect) {
 		}
 		return ""
 	})
-	read := func(path string) []byte {
-		content, err := os.ReadFile(path)
-		if err != nil {
-			p.t.Fatal(err)
-		}
-		return content
-	}
-	e.Keys, e.UID = oracleKeys, "default/in"
-	judge(p.t, chaos.Check(read(p.source), read(p.sink), e))
+	judge(p.t, report(p.t, p.source, p.sink, e))
 }
 
 func TestCut_ASidecarThatOnlyRoutersMissIsReplacedAndNothingIsLostOrDisordered(t *testing.T) {

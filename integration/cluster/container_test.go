@@ -61,7 +61,7 @@ func containers(t *testing.T) func(cluster.Router) cluster.Machine {
 	n := 0
 	return func(r cluster.Router) cluster.Machine {
 		n++
-		c := &box{t: t, engine: engine, network: net, name: r.Name, n: n, ip: ipAfter(first, 10+n)}
+		c := &box{t: t, engine: engine, network: net, name: r.Name, ip: ipAfter(first, 10+n)}
 		c.create(r)
 		return c
 	}
@@ -147,7 +147,6 @@ type box struct {
 	network *testcontainers.DockerNetwork
 	c       testcontainers.Container
 	name    string
-	n       int
 	ip      netip.Addr
 }
 

@@ -90,45 +90,33 @@ func TestCluster_RoutersThatMeetAreOne(t *testing.T) {
 	tr.End()
 }
 
-func TestCluster_GoesOnWithoutARouterThatIsLost(t *testing.T) {
+// goesOnWithout takes the leader away and gives it back, and then a follower.
+func goesOnWithout(t *testing.T, away, back func(cluster.Machine)) {
+	t.Helper()
 	s := start(t)
 	tr := s.traffic()
 	leader := s.Leader(s.client)
 	follower := s.But(leader)[0]
 	for _, lost := range []cluster.Machine{leader, follower} {
-		lost.Kill()
+		away(lost)
 		tr.GoesOn()
-		s.Start(lost)
-		tr.GoesOn()
-	}
-	tr.End()
-}
-
-func TestCluster_GoesOnWithoutARouterThatIsCutOff(t *testing.T) {
-	s := start(t)
-	tr := s.traffic()
-	leader := s.Leader(s.client)
-	follower := s.But(leader)[0]
-	for _, lost := range []cluster.Machine{leader, follower} {
-		lost.Unplug()
-		tr.GoesOn()
-		lost.Plug()
+		back(lost)
 		s.Await(lost)
 		tr.GoesOn()
 	}
 	tr.End()
 }
 
-func TestCluster_GoesOnWhileTheLeaderIsPaused(t *testing.T) {
-	s := start(t)
-	tr := s.traffic()
-	leader := s.Leader(s.client)
-	leader.Pause()
-	tr.GoesOn()
-	leader.Resume()
-	s.Await(leader)
-	tr.GoesOn()
-	tr.End()
+func TestCluster_GoesOnWithoutARouterThatIsLost(t *testing.T) {
+	goesOnWithout(t, cluster.Machine.Kill, cluster.Machine.Start)
+}
+
+func TestCluster_GoesOnWithoutARouterThatIsCutOff(t *testing.T) {
+	goesOnWithout(t, cluster.Machine.Unplug, cluster.Machine.Plug)
+}
+
+func TestCluster_GoesOnWhileARouterIsPaused(t *testing.T) {
+	goesOnWithout(t, cluster.Machine.Pause, cluster.Machine.Resume)
 }
 
 func TestCluster_ARollingRestartStopsNothing(t *testing.T) {

@@ -77,15 +77,13 @@ func (h *talker) heard() int {
 // hears waits until the host hears the other one.
 func (h *talker) hears() {
 	h.t.Helper()
-	for n := 0; n < 20; {
-		proc.Until(h.t, func() string {
-			if more := h.heard(); more > 0 {
-				n += more
-				return ""
-			}
-			return h.Name() + " hears nothing"
-		})
-	}
+	n := 0
+	proc.Until(h.t, func() string {
+		if n += h.heard(); n < 20 {
+			return fmt.Sprintf("%s heard %d greetings", h.Name(), n)
+		}
+		return ""
+	})
 }
 
 func TestNetwork_EachDirectionCanBeCut(t *testing.T) {
