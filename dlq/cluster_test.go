@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -74,11 +75,25 @@ func openTrio(t *testing.T) *trio {
 		c.start(i)
 	}
 	t.Cleanup(func() {
-		for i := range 3 {
+		for i := range c.servers {
 			c.stop(i)
 		}
 	})
 	return c
+}
+
+// join starts one more server.
+func (c *trio) join() {
+	c.t.Helper()
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	lis.Close()
+	n := len(c.servers)
+	c.routes, c.dirs = append(c.routes, lis.Addr().String()), append(c.dirs, c.t.TempDir())
+	c.names, c.servers = append(c.names, fmt.Sprintf("%d-first", n+1)), append(c.servers, nil)
+	c.start(n)
 }
 
 func (c *trio) start(i int) {
@@ -311,6 +326,48 @@ func TestCluster_AReplacedServerGetsACopy(t *testing.T) {
 	last := c.open(2)
 	if l, err := last.Get(bg, 1); err != nil || l.RecordID != "a" {
 		t.Errorf("the letter at the new server: %v, %v", l.RecordID, err)
+	}
+}
+
+// The server that leads is the one that would give the copies of another to a third.
+func TestCluster_AServerThatLeadsIsForgottenAndItsCopyIsGivenToAnother(t *testing.T) {
+	c := openTrio(t)
+	store := c.open(0)
+	c.append(store, "a")
+	c.current(store)
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.join()
+	leads := -1
+	c.await(func() error {
+		members, err := c.servers[3].Members(bg)
+		current := 0
+		for _, m := range members {
+			if m.Current {
+				current++
+			}
+			if m.Leader {
+				leads = slices.Index(c.names, m.Name)
+			}
+		}
+		if err == nil && (current != 4 || leads < 0 || leads == 3) {
+			err = fmt.Errorf("members %+v", members)
+		}
+		return err
+	})
+	// It still runs, as that of a router does which was removed and not stopped yet.
+	old, other := c.names[leads], c.servers[(leads+1)%3]
+	c.await(func() error {
+		ctx, cancel := context.WithTimeout(bg, 10*time.Second)
+		defer cancel()
+		return other.Forget(ctx, old)
+	})
+	store = c.open((leads + 1) % 3)
+	c.current(store)
+	st, err := store.Status(bg)
+	if err != nil || slices.ContainsFunc(st.Copies, func(c dlq.Copy) bool { return c.Server == old }) {
+		t.Errorf("after %s was forgotten: %+v, %v", old, st, err)
 	}
 }
 

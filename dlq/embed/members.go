@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,11 +17,16 @@ import (
 const (
 	// removeServer is the request that takes a server out of the cluster's own records.
 	removeServer = "$JS.API.SERVER.REMOVE"
+	// stepDown asks the server that leads the cluster to let another one lead.
+	stepDown = server.JSApiLeaderStepDown
 	// pingJetStream asks all servers for the state of their streams.
 	pingJetStream = "$SYS.REQ.SERVER.PING.JSZ"
 	// errPeerUnknown is its answer for a server that is not in them.
 	errPeerUnknown = 10044
 )
+
+// deposePause is how long an election may take before it is looked who leads.
+const deposePause = 100 * time.Millisecond
 
 // askTimeout bounds a question: what is asked while another server begins to lead is answered by nobody.
 const askTimeout = 5 * time.Second
@@ -94,6 +100,9 @@ func (s *Server) forget(ctx context.Context, name string) error {
 	if s.secrets == nil {
 		return errAlone
 	}
+	if err := s.depose(ctx, name); err != nil {
+		return err
+	}
 	// By its number, which follows from the name: the one that answers may never have heard of the name, and would then say that there is no such server.
 	var resp server.JSApiMetaServerRemoveResponse
 	if err := s.ask(ctx, removeServer, server.JSApiMetaServerRemoveRequest{Peer: peerID(name)}, &resp); err != nil {
@@ -103,6 +112,37 @@ func (s *Server) forget(ctx context.Context, name string) error {
 		return errors.New(resp.Error.Description)
 	}
 	return nil
+}
+
+// depose returns when some other server leads the cluster. The one that leads gives the copies of whoever is removed to others; it cannot do so for its own, and when it is
+// removed nobody does.
+func (s *Server) depose(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	for {
+		members, err := s.members(ctx)
+		if err != nil {
+			return err
+		}
+		leads := slices.IndexFunc(members, func(m Member) bool { return m.Leader })
+		if leads >= 0 && members[leads].Name != name {
+			return nil
+		}
+		if leads >= 0 {
+			var resp server.JSApiLeaderStepDownResponse
+			if err := s.ask(ctx, stepDown, server.JSApiLeaderStepdownRequest{}, &resp); err != nil {
+				return err
+			}
+			if resp.Error != nil {
+				return errors.New(resp.Error.Description)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(deposePause):
+		}
+	}
 }
 
 // ask asks the servers of the cluster something that only they ask each other, and takes the first answer.
