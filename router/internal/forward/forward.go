@@ -115,7 +115,11 @@ func (f *Forwarder) Unary(ctx context.Context, req any, info *grpc.UnaryServerIn
 			return nil, err
 		}
 		if here {
-			return handler(ctx, req)
+			resp, err := handler(ctx, req)
+			if isNotLeader(err) && !isForwarded(ctx) && time.Now().Before(deadline) && pause(ctx) {
+				continue // this router led when the call began, and lost that before anything was done
+			}
+			return resp, err
 		}
 		resp, err := f.invoke(ctx, info.FullMethod, to.address, req)
 		if err != nil && notDone(err) && time.Now().Before(deadline) && pause(ctx) {
