@@ -189,6 +189,7 @@ func await(t *testing.T, check func() string) {
 type sidecar struct {
 	*node
 	id      string
+	key     []byte // that signs assignments
 	session *controlv1.Session
 	cancel  context.CancelFunc
 	done    chan struct{}
@@ -224,7 +225,7 @@ func (n *node) registerOn(host, id string, endpoints ...*controlv1.Endpoint) *si
 		n.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(n.t.Context())
-	s := &sidecar{node: n, id: id, session: resp.GetSession(), cancel: cancel, done: make(chan struct{})}
+	s := &sidecar{node: n, id: id, session: resp.GetSession(), key: resp.GetAssignmentKey(), cancel: cancel, done: make(chan struct{})}
 	stream, err := n.coord.WatchAssignments(ctx, &controlv1.WatchAssignmentsRequest{Session: s.session})
 	if err != nil {
 		n.t.Fatal(err)

@@ -272,7 +272,7 @@ func (r *Router) makeBroker(context.Context) error {
 
 func (r *Router) makeController(context.Context) error {
 	r.controller = control.New(control.Config{
-		SessionTTL: r.cfg.SessionTTL, DrainTimeout: r.cfg.DrainTimeout, Resolver: net.DefaultResolver, Logger: r.logger,
+		SessionTTL: r.cfg.SessionTTL, Sign: r.cfg.hasTLS(), DrainTimeout: r.cfg.DrainTimeout, Resolver: net.DefaultResolver, Logger: r.logger,
 	}, r.store, r.machine)
 	return nil
 }
@@ -290,7 +290,7 @@ func (r *Router) makeServer(context.Context) error {
 	r.server = rpc.NewServer(cfg)
 	api.Register(r.server, api.Config{
 		Controller: r.controller, Machine: r.machine, Store: r.store, Letters: r.letters, Broker: r.broker, Dial: r.dial, RaftService: r.store.RaftService(),
-		SessionTTL: r.cfg.SessionTTL, HeartbeatEvery: r.cfg.Heartbeat, Logger: r.logger, OnStop: r.onStop,
+		SessionTTL: r.cfg.SessionTTL, HeartbeatEvery: r.cfg.Heartbeat, Sign: r.cfg.hasTLS(), Logger: r.logger, OnStop: r.onStop,
 	})
 	return api.Rules.Check(r.server)
 }

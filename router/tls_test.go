@@ -1,6 +1,7 @@
 package router_test
 
 import (
+	"bytes"
 	"net"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/conveyor-etl/conveyor/internal/certs"
 	"github.com/conveyor-etl/conveyor/internal/rpc"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+	"github.com/conveyor-etl/conveyor/protos/ownership"
 	"github.com/conveyor-etl/conveyor/router"
 )
 
@@ -107,6 +109,40 @@ func TestTLS_RoutersAreAClusterAndEachRoleMayDoItsOwn(t *testing.T) {
 		Ref: &controlv1.ResourceRef{Kind: "Source", Name: "in"}, Command: &controlv1.Command{ClientSession: opened.GetClientSession(), Sequence: 1},
 	})
 	denied("a change under the session of another", err, codes.PermissionDenied)
+}
+
+func TestTLS_AssignmentsAreSignedWithOneKeyWhoeverLeads(t *testing.T) {
+	a := newAuthority(t)
+	c := runCluster(&cluster{t: t, nodes: map[string]*member{}, authority: a}, 3)
+	leader, f := c.leader(), c.follower()
+	f.apply(simple...)
+	verify := func(s *sidecar) {
+		t.Helper()
+		s.awaitStages("in keep out")
+		for _, as := range s.assignments() {
+			if err := ownership.Of(as, s.id).Verify(s.key, as.GetSignature()); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	before := a.as(f, certs.RoleSidecar, "a").register("a", both...)
+	verify(before)
+	leader.stop()
+	after := a.as(f, certs.RoleSidecar, "a").register("a", both...)
+	verify(after)
+	if !bytes.Equal(before.key, after.key) {
+		t.Error("the next leader has another key: sidecars that hold on to theirs would believe nothing that it assigns")
+	}
+}
+
+func TestWithoutCertificatesNothingIsSigned(t *testing.T) {
+	n := start(t, testConfig(t.TempDir()))
+	n.apply(simple...)
+	s := n.register("a", both...)
+	s.awaitStages("in keep out")
+	if len(s.key) > 0 || len(s.stage("in").GetSignature()) > 0 {
+		t.Errorf("key %x, signature %x", s.key, s.stage("in").GetSignature())
+	}
 }
 
 func TestTLS_AStrangerIsTurnedAwayBeforeAnyCall(t *testing.T) {

@@ -25,7 +25,7 @@ func (s *Sidecar) remembered(here statefile.Place) *control.Remembered {
 	if st.Registration.GetSession().GetEpoch() == 0 || st.Desired == nil {
 		return nil
 	}
-	if reason := unfit(st, here); reason != "" {
+	if reason := unfit(st, here, s.certs != nil); reason != "" {
 		s.log.Warn("what was assigned before the restart is not used without a router", "sidecar", st.SidecarID, "reason", reason,
 			"address", here.Address, "remembered_address", st.Place.Address, "routers", here.Routers, "remembered_routers", st.Place.Routers)
 		return nil
@@ -34,7 +34,7 @@ func (s *Sidecar) remembered(here statefile.Place) *control.Remembered {
 }
 
 // unfit says why what is remembered is of no use here, or is empty.
-func unfit(st statefile.State, here statefile.Place) string {
+func unfit(st statefile.State, here statefile.Place, signed bool) string {
 	switch {
 	case st.Registration.GetSession().GetSidecarId() != st.SidecarID:
 		return "it was assigned to another sidecar"
@@ -42,6 +42,9 @@ func unfit(st statefile.State, here statefile.Place) string {
 		return "other sidecars know this one by another address"
 	case !slices.ContainsFunc(st.Place.Routers, func(r string) bool { return slices.Contains(here.Routers, r) }):
 		return "it is from another cluster: none of its routers is configured"
+	}
+	if err := control.CheckSigned(signed, st.Registration, st.Desired); err != nil {
+		return err.Error()
 	}
 	return ""
 }

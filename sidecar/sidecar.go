@@ -162,6 +162,7 @@ func (s *Sidecar) startEngine(context.Context) error {
 		HostAddresses: h.addresses,
 		Version:       h.version,
 		FeatureLevel:  featureLevel,
+		Signed:        s.certs != nil,
 		Client:        s.client,
 		Journal:       journal{s.state, place},
 		Remembered:    s.remembered(place),

@@ -2,6 +2,7 @@ package sidecar_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -53,10 +54,10 @@ func (e *engine) history() []string {
 	return slices.Clone(e.did)
 }
 
-func (e *engine) Apply([]*controlv1.Assignment)       { e.note("apply") }
-func (e *engine) Ended() []*controlv1.EndedAssignment { return nil }
-func (e *engine) Changes() <-chan struct{}            { return e.changes }
-func (e *engine) RegisterLink(grpc.ServiceRegistrar)  { e.note("register link") }
+func (e *engine) Apply(ed25519.PublicKey, []*controlv1.Assignment) { e.note("apply") }
+func (e *engine) Ended() []*controlv1.EndedAssignment              { return nil }
+func (e *engine) Changes() <-chan struct{}                         { return e.changes }
+func (e *engine) RegisterLink(grpc.ServiceRegistrar)               { e.note("register link") }
 
 func (e *engine) Inject(context.Context, *controlv1.Letter) (linkv1.Outcome, uint64, error) {
 	return 0, 0, errors.New("nothing runs here")
@@ -303,7 +304,7 @@ func TestNew_NamesThePortThatIsTaken(t *testing.T) {
 
 func TestRun_EndsWhenItCanNeverRegister(t *testing.T) {
 	r := routertest.Start(t)
-	r.Change(func(s *routertest.State) { s.AssignmentKey = []byte("key") })
+	r.Change(func(s *routertest.State) { s.AssignmentKey = []byte("key") }) // of a kind that this version does not know
 	s, err := sidecar.New(config(t, r), nil)
 	if err != nil {
 		t.Fatal(err)

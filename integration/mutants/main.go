@@ -72,6 +72,11 @@ var mutants = []mutant{
 		pkg:  "./router/internal/session", run: "TestLeases",
 	},
 	{
+		name: "a sidecar is believed an epoch that nobody signed",
+		Edit: overlay.Edit{File: "sidecar/internal/engine/linkserve.go", From: "if len(signer) > 0 {", To: "if false {"},
+		pkg:  "./sidecar/internal/engine", run: "TestASender",
+	},
+	{
 		name: "two sidecars of one id take over from each other for ever",
 		Edit: overlay.Edit{File: "router/internal/session/takeovers.go", From: "len(o.of[sidecar]) >= takeovers", To: "len(o.of[sidecar]) < 0"},
 		pkg:  "./router", run: "TestSession_TwoSidecars",

@@ -55,7 +55,9 @@ type Config struct {
 	RaftService    controlv1.RaftServiceServer
 	SessionTTL     time.Duration
 	HeartbeatEvery time.Duration
-	Logger         *slog.Logger
+	// Sign assignments, with the key of the cluster.
+	Sign   bool
+	Logger *slog.Logger
 	// OnStop calls a function when the router begins to stop, or has begun already, unless the returned function was called before: long streams end then, so
 	// that a graceful stop need not wait for them.
 	OnStop func(func()) (forget func() bool)

@@ -68,6 +68,7 @@ func (c *coordinator) Register(ctx context.Context, req *controlv1.RegisterReque
 	return &controlv1.RegisterResponse{
 		Session: &controlv1.Session{SidecarId: req.GetSidecarId(), Epoch: r.Index}, ClusterId: c.Machine.View().ClusterID,
 		TtlMillis: uint32(c.SessionTTL.Milliseconds()), HeartbeatMillis: uint32(c.HeartbeatEvery.Milliseconds()),
+		AssignmentKey: c.signer(req.GetSidecarId()).public(),
 	}, nil
 }
 
@@ -191,6 +192,7 @@ func (c *coordinator) WatchAssignments(req *controlv1.WatchAssignmentsRequest, s
 	if err := c.Store.Read(ctx); err != nil {
 		return toWire(err)
 	}
+	signer := c.signer(id)
 	var last *controlv1.WatchAssignmentsResponse
 	for {
 		changed := c.Machine.Changed()
@@ -199,6 +201,7 @@ func (c *coordinator) WatchAssignments(req *controlv1.WatchAssignmentsRequest, s
 		}
 		view := c.Machine.View()
 		next := &controlv1.WatchAssignmentsResponse{Assignments: control.Assignments(view, id)}
+		signer.sign(next.GetAssignments())
 		if last == nil || !proto.Equal(last, next) {
 			last = next
 			if err := stream.Send(&controlv1.WatchAssignmentsResponse{Revision: view.Index, Assignments: next.GetAssignments()}); err != nil {

@@ -3,6 +3,8 @@ package control
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"iter"
@@ -43,7 +45,9 @@ var ErrLevel = errors.New("not all routers have the version for this: upgrade th
 
 // Config of a controller.
 type Config struct {
-	SessionTTL   time.Duration
+	SessionTTL time.Duration
+	// Sign gives the cluster a key to sign assignments with.
+	Sign         bool
 	DrainTimeout time.Duration
 	Resolver     Resolver
 	Logger       *slog.Logger
@@ -194,7 +198,7 @@ func (c *Controller) expire(ctx context.Context, sidecar string, epoch uint64) {
 
 // lead runs until leadership ends. What fails is tried again at the next change or tick.
 func (c *Controller) lead(ctx context.Context) {
-	if !c.found(ctx) {
+	if !c.found(ctx) || !c.adoptKey(ctx) {
 		return
 	}
 	c.mu.Lock()
@@ -225,12 +229,35 @@ func (c *Controller) lead(ctx context.Context) {
 
 // found gives the state the id of its cluster, once; false when leadership ended before.
 func (c *Controller) found(ctx context.Context) bool {
-	for c.machine.View().ClusterID == "" {
-		found := &statepb.Found{ClusterId: c.store.ClusterID(), Incarnation: 1}
-		if _, err := c.Propose(ctx, &statepb.Command{Kind: &statepb.Command_Found{Found: found}}); err == nil {
-			break
-		} else if ctx.Err() == nil {
-			c.cfg.Logger.Error("cluster could not be founded; it is tried again", "err", err)
+	if c.machine.View().ClusterID != "" {
+		return true
+	}
+	return c.insist(ctx, "found the cluster", &statepb.Command{Kind: &statepb.Command_Found{
+		Found: &statepb.Found{ClusterId: c.store.ClusterID(), Incarnation: 1},
+	}})
+}
+
+// adoptKey gives the state the key that signs assignments, once, where they are signed; false when leadership ended before.
+func (c *Controller) adoptKey(ctx context.Context) bool {
+	if !c.cfg.Sign || c.machine.SigningKey() != nil {
+		return true
+	}
+	seed := make([]byte, ed25519.SeedSize)
+	_, _ = rand.Read(seed) // never fails
+	return c.insist(ctx, "give the cluster a signing key", &statepb.Command{Kind: &statepb.Command_AdoptSigningKey{
+		AdoptSigningKey: &statepb.AdoptSigningKey{Seed: seed},
+	}})
+}
+
+// insist proposes a command until it is applied; false when leadership ended before.
+func (c *Controller) insist(ctx context.Context, what string, cmd *statepb.Command) bool {
+	for {
+		_, err := c.Propose(ctx, cmd)
+		switch {
+		case err == nil:
+			return true
+		case ctx.Err() == nil:
+			c.cfg.Logger.Error("not done yet, it is tried again", "what", what, "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -238,5 +265,4 @@ func (c *Controller) found(ctx context.Context) bool {
 		case <-time.After(reconcileEvery):
 		}
 	}
-	return true
 }

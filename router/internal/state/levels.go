@@ -34,6 +34,7 @@ var since = map[protoreflect.Name]uint32{
 	"open_client_session": 1,
 	"end_client_session":  1,
 	"answer_client":       1,
+	"adopt_signing_key":   1,
 }
 
 // Level is the feature level that a router must have to apply a command. No router has that of a command of an unknown kind.

@@ -67,6 +67,7 @@ type Machine struct {
 	routers     map[string]*statepb.Router
 	clients     map[uint64]*clientSession
 	letterMark  *statepb.LetterMark
+	signingKey  *statepb.AdoptSigningKey
 
 	view    *View         // nil when it is out of date
 	changed chan struct{} // closed and replaced at changes other than of checkpoints
@@ -91,7 +92,7 @@ func (m *Machine) clear() {
 	m.lanes = map[string]map[laneKey]*statepb.Checkpoint{}
 	m.routers = map[string]*statepb.Router{}
 	m.clients = map[uint64]*clientSession{}
-	m.letterMark = nil
+	m.letterMark, m.signingKey = nil, nil
 	m.view = nil
 	m.events = eventLog{}
 }
@@ -105,12 +106,14 @@ func (m *Machine) Apply(index uint64, cmd []byte) any {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.index = index
-	// These come often, and are no part of the view.
+	// These come often or once, and are no part of the view.
 	switch k := c.GetKind().(type) {
 	case *statepb.Command_StoreCheckpoints:
 		return m.storeCheckpoints(k.StoreCheckpoints)
 	case *statepb.Command_StoreLetterMark:
 		return m.storeLetterMark(k.StoreLetterMark)
+	case *statepb.Command_AdoptSigningKey:
+		return value(m.adoptSigningKey(k.AdoptSigningKey))
 	}
 	apply := func() any { return m.dispatch(index, &c) }
 	var result any

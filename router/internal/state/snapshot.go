@@ -29,7 +29,7 @@ func (m *Machine) Snapshot() (func(io.Writer) error, error) {
 		index: m.index, clusterID: m.clusterID, incarnation: m.incarnation,
 		resources: maps.Clone(m.resources), sessions: maps.Clone(m.sessions), pipelines: maps.Clone(m.pipelines), assignments: maps.Clone(m.assignments),
 		lanes:   make(map[string]map[laneKey]*statepb.Checkpoint, len(m.lanes)),
-		routers: maps.Clone(m.routers), clients: maps.Clone(m.clients), letterMark: m.letterMark,
+		routers: maps.Clone(m.routers), clients: maps.Clone(m.clients), letterMark: m.letterMark, signingKey: m.signingKey,
 	}
 	for name, lanes := range m.lanes {
 		c.lanes[name] = maps.Clone(lanes)
@@ -77,6 +77,9 @@ func (m *Machine) write(w io.Writer) error {
 	}
 	if m.letterMark != nil {
 		put(&statepb.SnapshotEntry{Entry: &statepb.SnapshotEntry_LetterMark{LetterMark: m.letterMark}})
+	}
+	if m.signingKey != nil {
+		put(&statepb.SnapshotEntry{Entry: &statepb.SnapshotEntry_SigningKey{SigningKey: m.signingKey}})
 	}
 	put(&statepb.SnapshotEntry{Entry: &statepb.SnapshotEntry_End{End: &statepb.SnapshotEnd{Entries: count}}})
 	if failed == nil {
@@ -145,6 +148,10 @@ func (m *Machine) read(r io.Reader) error {
 			m.clients[e.ClientSession.GetId()] = fromSnapshot(e.ClientSession)
 		case *statepb.SnapshotEntry_LetterMark:
 			m.letterMark = e.LetterMark
+		case *statepb.SnapshotEntry_SigningKey:
+			if refused := m.adoptSigningKey(e.SigningKey); refused != nil {
+				return refused
+			}
 		case *statepb.SnapshotEntry_End:
 			if e.End.GetEntries() != count {
 				return fmt.Errorf("it holds %d entries of %d", count, e.End.GetEntries())

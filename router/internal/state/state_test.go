@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -249,6 +250,31 @@ func TestMachine_ASnapshotIsOfItsMomentAndWhole(t *testing.T) {
 	for cut := range b.Len() {
 		if err := r.Restore(io.LimitReader(bytes.NewReader(b.Bytes()), int64(cut))); err == nil {
 			t.Fatalf("a snapshot cut to %d of %d bytes was taken", cut, b.Len())
+		}
+	}
+}
+
+func TestSigningKey_TheFirstStaysAlsoOverASnapshot(t *testing.T) {
+	adopt := func(m *state.Machine, index uint64, seed string) any {
+		return m.Apply(index, encode(t, &statepb.Command{Kind: &statepb.Command_AdoptSigningKey{AdoptSigningKey: &statepb.AdoptSigningKey{Seed: []byte(seed)}}}))
+	}
+	m := state.New()
+	if refused, _ := adopt(m, 1, "short").(*state.RejectedError); refused == nil || m.SigningKey() != nil {
+		t.Errorf("a key made from 5 bytes: %v", refused)
+	}
+	first, second := strings.Repeat("1", 32), strings.Repeat("2", 32)
+	for i, seed := range []string{first, second, first} {
+		if got := adopt(m, uint64(i)+2, seed); got != nil {
+			t.Errorf("got %v", got)
+		}
+	}
+	restored := state.New()
+	if err := restored.Restore(bytes.NewReader(snapshot(t, m))); err != nil {
+		t.Fatal(err)
+	}
+	for name, m := range map[string]*state.Machine{"as applied": m, "restored": restored} {
+		if got := string(m.SigningKey().Seed()); got != first {
+			t.Errorf("%s: the key is %q", name, got)
 		}
 	}
 }

@@ -6,6 +6,7 @@ package control
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"log/slog"
 	"sync"
@@ -18,8 +19,9 @@ import (
 
 // Engine runs what is assigned. All methods may be called at once.
 type Engine interface {
-	// Apply takes the whole of what should run and returns before it does.
-	Apply(assignments []*controlv1.Assignment)
+	// Apply takes the whole of what should run and returns before it does. Where there are certificates key is that which the cluster signs
+	// assignments with, by which the engine knows other owners; elsewhere it is empty.
+	Apply(key ed25519.PublicKey, assignments []*controlv1.Assignment)
 	// Ended returns the assignments that ran to their end. It may return one again.
 	Ended() []*controlv1.EndedAssignment
 	// Changes is sent to, without blocking, when there is something new to acknowledge or to report.
@@ -57,6 +59,8 @@ type Config struct {
 	Version string
 	// FeatureLevel of the build.
 	FeatureLevel uint32
+	// Signed: there are certificates, and what the routers assign must be signed.
+	Signed bool
 	// Client talks to the routers. The caller closes it after Deregister.
 	Client *client.Client
 	// Journal is told of every desired state; nil keeps none.

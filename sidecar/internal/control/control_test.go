@@ -2,6 +2,7 @@ package control_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"slices"
 	"strings"
@@ -38,8 +39,8 @@ func newEngine() *engine {
 	return &engine{changes: make(chan struct{}, 1), applied: make(chan []*controlv1.Assignment, 100)}
 }
 
-func (e *engine) Apply(a []*controlv1.Assignment) { e.applied <- a }
-func (e *engine) Changes() <-chan struct{}        { return e.changes }
+func (e *engine) Apply(_ ed25519.PublicKey, a []*controlv1.Assignment) { e.applied <- a }
+func (e *engine) Changes() <-chan struct{}                             { return e.changes }
 
 func (e *engine) Ended() []*controlv1.EndedAssignment {
 	e.mu.Lock()
@@ -240,7 +241,7 @@ func TestSession_IgnoresAnOlderDesiredState(t *testing.T) {
 func TestSession_RefusesWhatItCannotVerify(t *testing.T) {
 	r := routertest.Start(t)
 	for name, change := range map[string]func(*routertest.State){
-		"signed assignments": func(s *routertest.State) { s.AssignmentKey = []byte("key") },
+		"a key of another kind": func(s *routertest.State) { s.AssignmentKey = []byte("key") },
 		"an invalid id": func(s *routertest.State) {
 			s.AssignmentKey, s.Refuse = nil, routertest.Refusal(codes.InvalidArgument, client.ReasonInvalidManifest)
 		},

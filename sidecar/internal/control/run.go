@@ -98,7 +98,7 @@ func (s *Session) register(ctx context.Context) (*controlv1.RegisterResponse, ui
 		resp, err := s.client.Register(try, req)
 		cancel()
 		if err == nil {
-			err = acceptable(resp)
+			err = s.acceptable(resp)
 		}
 		switch {
 		case err == nil:
@@ -119,22 +119,17 @@ func (s *Session) register(ctx context.Context) (*controlv1.RegisterResponse, ui
 	}
 }
 
-var errSigned = errors.New("the routers sign assignments, which this version of the sidecar cannot verify: upgrade the sidecar")
-
 // acceptable checks what a router answered.
-func acceptable(resp *controlv1.RegisterResponse) error {
-	switch {
-	case resp.GetSession().GetSidecarId() == "":
-		return errors.New("the router answered without a session")
-	case len(resp.GetAssignmentKey()) > 0:
-		return errSigned
+func (s *Session) acceptable(resp *controlv1.RegisterResponse) error {
+	if resp.GetSession().GetSidecarId() != s.cfg.SidecarID {
+		return fmt.Errorf("the router answered with a session of sidecar %q", resp.GetSession().GetSidecarId())
 	}
-	return nil
+	return checkKey(s.cfg.Signed, resp)
 }
 
 // hopeless reports whether the same registration can never succeed.
 func hopeless(err error) bool {
-	return errors.Is(err, client.ErrInsecure) || errors.Is(err, client.ErrInvalid) || errors.Is(err, client.ErrDuplicateID) || errors.Is(err, errSigned)
+	return errors.Is(err, client.ErrInsecure) || errors.Is(err, client.ErrInvalid) || errors.Is(err, client.ErrDuplicateID) || errors.Is(err, errWrongKey)
 }
 
 // work is what goes on under one session.
@@ -160,7 +155,7 @@ func (s *Session) hold(ctx context.Context, resp *controlv1.RegisterResponse, ed
 	every, ttl := pace(resp)
 	if remembered != nil {
 		s.resumed()
-		engine.Apply(remembered.GetAssignments())
+		engine.Apply(resp.GetAssignmentKey(), remembered.GetAssignments())
 		s.applied(w.session, remembered.GetRevision())
 	} else {
 		s.log.Info("registered", "sidecar", s.cfg.SidecarID, "cluster", resp.GetClusterId(), "session", w.session.GetEpoch(), "ttl", ttl)

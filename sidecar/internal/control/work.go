@@ -89,7 +89,11 @@ func (w *work) take(desired *controlv1.WatchAssignmentsResponse) {
 		w.log.Warn("desired state is older than the one in effect, left alone", "sidecar", w.cfg.SidecarID, "revision", desired.GetRevision(), "effective", before)
 		return
 	}
-	w.engine.Apply(desired.GetAssignments())
+	if err := CheckSigned(w.cfg.Signed, w.registration, desired); err != nil {
+		w.log.Error("assignments are refused, what is in effect goes on", "sidecar", w.cfg.SidecarID, "revision", desired.GetRevision(), "err", err)
+		return
+	}
+	w.engine.Apply(w.registration.GetAssignmentKey(), desired.GetAssignments())
 	w.applied(w.session, desired.GetRevision())
 	w.log.Info("assignments applied", "sidecar", w.cfg.SidecarID, "revision", desired.GetRevision(), "stages", len(desired.GetAssignments()))
 	if w.cfg.Journal != nil {

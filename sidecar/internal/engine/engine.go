@@ -8,6 +8,7 @@ package engine
 import (
 	"cmp"
 	"context"
+	"crypto/ed25519"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -58,6 +59,7 @@ type Engine struct {
 
 	mu       sync.Mutex
 	desired  []*controlv1.Assignment
+	signer   ed25519.PublicKey
 	stages   map[key]*stage
 	draining bool
 }
@@ -103,10 +105,11 @@ func New(cfg Config) *Engine {
 	return e
 }
 
-// Apply takes the whole of what should run and returns before it does.
-func (e *Engine) Apply(assignments []*controlv1.Assignment) {
+// Apply takes the whole of what should run and returns before it does. Unless key is empty, other sidecars must show that it signed what they
+// say of themselves.
+func (e *Engine) Apply(key ed25519.PublicKey, assignments []*controlv1.Assignment) {
 	e.mu.Lock()
-	e.desired = assignments
+	e.desired, e.signer = assignments, key
 	e.mu.Unlock()
 	signal(e.wake)
 }

@@ -186,11 +186,12 @@ func dial(target string) (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(wire.Codec{}), grpc.MaxCallRecvMsgSize(8<<20)))
 }
 
-func newNode(t testing.TB, id string, control engine.Control) *node {
+func newNode(t testing.TB, id string, control engine.Control, opts ...grpc.ServerOption) *node {
 	t.Helper()
 	n := &node{t: t, id: id, forget: func() {}}
 	n.engine = engine.New(engine.Config{SidecarID: id, Control: control, DialPeer: func(target, _ string) (*grpc.ClientConn, error) { return dial(target) }, DialService: dial})
-	n.server = grpc.NewServer(grpc.ForceServerCodecV2(wire.Codec{}), experimental.BufferPool(wire.Shared()), grpc.MaxRecvMsgSize(8<<20))
+	opts = append(opts, grpc.ForceServerCodecV2(wire.Codec{}), experimental.BufferPool(wire.Shared()), grpc.MaxRecvMsgSize(8<<20))
+	n.server = grpc.NewServer(opts...)
 	n.engine.RegisterLink(n.server)
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

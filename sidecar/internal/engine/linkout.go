@@ -250,6 +250,7 @@ func (l *linkOut) open() *linkv1.LinkRequest {
 	return &linkv1.LinkRequest{Request: &linkv1.LinkRequest_Open{Open: &linkv1.LinkOpen{
 		Pipeline: l.s.key.pipeline, Generation: l.s.key.generation, From: l.s.key.stage, To: l.to,
 		Sender: epochProto(l.s.epoch), Receiver: l.peer.GetEpoch(), FirstUnsettled: unsettled, SenderBoot: l.s.e.cfg.Boot,
+		Ownership: l.s.owner,
 	}}}
 }
 

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -11,8 +12,10 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/conveyor-etl/conveyor/internal/auth"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	linkv1 "github.com/conveyor-etl/conveyor/protos/conveyor/link/v1"
+	"github.com/conveyor-etl/conveyor/protos/ownership"
 	"github.com/conveyor-etl/conveyor/protos/wire"
 	"github.com/conveyor-etl/conveyor/sidecar/internal/flow"
 )
@@ -46,7 +49,7 @@ func (e *Engine) link(stream grpc.ServerStream) error {
 	if open == nil {
 		return refusal(codes.InvalidArgument, "INVALID_LINK", "the first message of a link is not an open")
 	}
-	end, err := e.linkEnd(open)
+	end, err := e.linkEnd(stream.Context(), open)
 	if err != nil {
 		return err
 	}
@@ -82,9 +85,9 @@ func (e *Engine) link(stream grpc.ServerStream) error {
 }
 
 // linkEnd returns the receiving end that an open asks for.
-func (e *Engine) linkEnd(open *linkv1.LinkOpen) (*linkEnd, error) {
+func (e *Engine) linkEnd(ctx context.Context, open *linkv1.LinkOpen) (*linkEnd, error) {
 	e.mu.Lock()
-	s := e.stages[key{open.GetPipeline(), open.GetGeneration(), open.GetTo()}]
+	s, signer := e.stages[key{open.GetPipeline(), open.GetGeneration(), open.GetTo()}], e.signer
 	e.mu.Unlock()
 	if s == nil {
 		return nil, refusal(codes.Unavailable, "NOT_ASSIGNED", "stage %s of %s is not assigned to this sidecar, or not yet", open.GetTo(), open.GetPipeline())
@@ -92,7 +95,25 @@ func (e *Engine) linkEnd(open *linkv1.LinkOpen) (*linkEnd, error) {
 	if epochOf(open.GetReceiver()) != s.epoch {
 		return nil, refusal(codes.Unavailable, "STALE_EPOCH", "stage %s of %s has another epoch here", open.GetTo(), open.GetPipeline())
 	}
+	if len(signer) > 0 {
+		if err := checkOwner(ctx, signer, open, s.uid); err != nil {
+			e.log.Warn("link refused", "pipeline", open.GetPipeline(), "from", open.GetFrom(), "to", open.GetTo(), "caller", auth.Name(ctx), "err", err)
+			return nil, err
+		}
+	}
 	return s.links.open(open.GetFrom(), sender{epochOf(open.GetSender()), open.GetSenderBoot()})
+}
+
+// checkOwner checks that the cluster made the caller the owner of the stage that sends, under the epoch that it names. I27.
+func checkOwner(ctx context.Context, signer ed25519.PublicKey, open *linkv1.LinkOpen, pipelineUID string) error {
+	claim := ownership.OfSender(open, pipelineUID)
+	if !auth.Caller(ctx).MayBe(claim.SidecarID) {
+		return refusal(codes.PermissionDenied, "NOT_THE_OWNER", "the certificate of %s is not that of sidecar %s", auth.Name(ctx), claim.SidecarID)
+	}
+	if err := claim.Verify(signer, open.GetOwnership().GetSignature()); err != nil {
+		return refusal(codes.PermissionDenied, "NOT_THE_OWNER", "%v", err)
+	}
+	return nil
 }
 
 // receive takes frames until the sender closes the stream.

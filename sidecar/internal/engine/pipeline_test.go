@@ -152,7 +152,7 @@ func (p *pipeline) apply() {
 		desired[s.node] = append(desired[s.node], a)
 	}
 	for n, assignments := range desired {
-		n.engine.Apply(assignments)
+		n.engine.Apply(nil, assignments)
 	}
 }
 

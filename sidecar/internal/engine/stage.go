@@ -13,6 +13,7 @@ import (
 
 	"github.com/conveyor-etl/conveyor/buffer"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+	linkv1 "github.com/conveyor-etl/conveyor/protos/conveyor/link/v1"
 	conveyorv1 "github.com/conveyor-etl/conveyor/protos/conveyor/v1"
 	"github.com/conveyor-etl/conveyor/sidecar/internal/flow"
 )
@@ -42,6 +43,7 @@ type stage struct {
 	epoch flow.Epoch
 	uid   string
 	spec  *controlv1.StageSpec
+	owner *linkv1.Ownership // shows others that the stage is ours
 	in    *inbox
 	out   []*edge
 	links *linkIn
@@ -75,6 +77,9 @@ type stage struct {
 func newStage(e *Engine, a *controlv1.Assignment) *stage {
 	s := &stage{
 		e: e, key: keyOf(a), epoch: epochOf(a.GetEpoch()), uid: a.GetPipelineUid(), spec: a.GetSpec(), in: newInbox(),
+		owner: &linkv1.Ownership{
+			SidecarId: e.cfg.SidecarID, FirstSlot: a.GetFirstSlot(), LastSlot: a.GetLastSlot(), Signature: a.GetSignature(),
+		},
 		done: make(chan struct{}), drained: make(chan struct{}), ending: make(chan struct{}), asg: a,
 	}
 	s.log = e.log.With("pipeline", s.key.pipeline, "stage", s.key.stage)

@@ -356,7 +356,7 @@ type RegisterResponse struct {
 	// ttl_millis without a heartbeat end the session.
 	TtlMillis       uint32 `protobuf:"varint,3,opt,name=ttl_millis,json=ttlMillis,proto3" json:"ttl_millis,omitempty"`
 	HeartbeatMillis uint32 `protobuf:"varint,4,opt,name=heartbeat_millis,json=heartbeatMillis,proto3" json:"heartbeat_millis,omitempty"`
-	// assignment_key is the public half of the key that signs assignments; empty where there are no certificates.
+	// assignment_key is the public half of the cluster's key that signs assignments, for Ed25519; empty where there are no certificates.
 	AssignmentKey []byte `protobuf:"bytes,5,opt,name=assignment_key,json=assignmentKey,proto3" json:"assignment_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -858,7 +858,8 @@ type Assignment struct {
 	// upstream and downstream are the edges of the stage with their other ends.
 	Upstream   []*Peer `protobuf:"bytes,10,rep,name=upstream,proto3" json:"upstream,omitempty"`
 	Downstream []*Peer `protobuf:"bytes,11,rep,name=downstream,proto3" json:"downstream,omitempty"`
-	// signature of the router over the fields above; empty where there are no certificates.
+	// signature of the cluster over who owns what: pipeline_uid, generation, stage, epoch, slots and the sidecar's id, as package
+	// ownership writes them. Empty where there are no certificates.
 	Signature []byte `protobuf:"bytes,12,opt,name=signature,proto3" json:"signature,omitempty"`
 	// hold: the stage does not end although nothing more comes, since letters are to be replayed into it. A drain ends it all the same.
 	Hold          bool `protobuf:"varint,13,opt,name=hold,proto3" json:"hold,omitempty"`

@@ -103,7 +103,9 @@ type LinkOpen struct {
 	FirstUnsettled uint64 `protobuf:"varint,7,opt,name=first_unsettled,json=firstUnsettled,proto3" json:"first_unsettled,omitempty"`
 	// sender_boot tells apart the processes that send in one sender epoch, one after the other: it grows with each start. Numbers count from 1
 	// in each. 0 is a sender that is never started again in the epoch.
-	SenderBoot    uint64 `protobuf:"varint,8,opt,name=sender_boot,json=senderBoot,proto3" json:"sender_boot,omitempty"`
+	SenderBoot uint64 `protobuf:"varint,8,opt,name=sender_boot,json=senderBoot,proto3" json:"sender_boot,omitempty"`
+	// ownership shows that the sender has that assignment. Where there are certificates, a receiver believes no epoch without it.
+	Ownership     *Ownership `protobuf:"bytes,9,opt,name=ownership,proto3" json:"ownership,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -194,6 +196,82 @@ func (x *LinkOpen) GetSenderBoot() uint64 {
 	return 0
 }
 
+func (x *LinkOpen) GetOwnership() *Ownership {
+	if x != nil {
+		return x.Ownership
+	}
+	return nil
+}
+
+// Ownership is what an assignment's signature covers beside what a LinkOpen says, and the signature.
+type Ownership struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SidecarId     string                 `protobuf:"bytes,1,opt,name=sidecar_id,json=sidecarId,proto3" json:"sidecar_id,omitempty"`
+	FirstSlot     uint32                 `protobuf:"varint,2,opt,name=first_slot,json=firstSlot,proto3" json:"first_slot,omitempty"`
+	LastSlot      uint32                 `protobuf:"varint,3,opt,name=last_slot,json=lastSlot,proto3" json:"last_slot,omitempty"`
+	Signature     []byte                 `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ownership) Reset() {
+	*x = Ownership{}
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ownership) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ownership) ProtoMessage() {}
+
+func (x *Ownership) ProtoReflect() protoreflect.Message {
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ownership.ProtoReflect.Descriptor instead.
+func (*Ownership) Descriptor() ([]byte, []int) {
+	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Ownership) GetSidecarId() string {
+	if x != nil {
+		return x.SidecarId
+	}
+	return ""
+}
+
+func (x *Ownership) GetFirstSlot() uint32 {
+	if x != nil {
+		return x.FirstSlot
+	}
+	return 0
+}
+
+func (x *Ownership) GetLastSlot() uint32 {
+	if x != nil {
+		return x.LastSlot
+	}
+	return 0
+}
+
+func (x *Ownership) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 // LinkOpened answers an open.
 type LinkOpened struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -211,7 +289,7 @@ type LinkOpened struct {
 
 func (x *LinkOpened) Reset() {
 	*x = LinkOpened{}
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[1]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -223,7 +301,7 @@ func (x *LinkOpened) String() string {
 func (*LinkOpened) ProtoMessage() {}
 
 func (x *LinkOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[1]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -236,7 +314,7 @@ func (x *LinkOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkOpened.ProtoReflect.Descriptor instead.
 func (*LinkOpened) Descriptor() ([]byte, []int) {
-	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{1}
+	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *LinkOpened) GetReceivedThrough() uint64 {
@@ -271,7 +349,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[2]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -283,7 +361,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[2]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -296,7 +374,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{2}
+	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Credit) GetRecords() uint64 {
@@ -333,7 +411,7 @@ type Lane struct {
 
 func (x *Lane) Reset() {
 	*x = Lane{}
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[3]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -345,7 +423,7 @@ func (x *Lane) String() string {
 func (*Lane) ProtoMessage() {}
 
 func (x *Lane) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[3]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -358,7 +436,7 @@ func (x *Lane) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lane.ProtoReflect.Descriptor instead.
 func (*Lane) Descriptor() ([]byte, []int) {
-	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{3}
+	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Lane) GetIndex() uint32 {
@@ -432,7 +510,7 @@ type FrameHeader struct {
 
 func (x *FrameHeader) Reset() {
 	*x = FrameHeader{}
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[4]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -444,7 +522,7 @@ func (x *FrameHeader) String() string {
 func (*FrameHeader) ProtoMessage() {}
 
 func (x *FrameHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[4]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -457,7 +535,7 @@ func (x *FrameHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FrameHeader.ProtoReflect.Descriptor instead.
 func (*FrameHeader) Descriptor() ([]byte, []int) {
-	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{4}
+	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *FrameHeader) GetFirst() uint64 {
@@ -523,7 +601,7 @@ type OriginRun struct {
 
 func (x *OriginRun) Reset() {
 	*x = OriginRun{}
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[5]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -535,7 +613,7 @@ func (x *OriginRun) String() string {
 func (*OriginRun) ProtoMessage() {}
 
 func (x *OriginRun) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[5]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -548,7 +626,7 @@ func (x *OriginRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRun.ProtoReflect.Descriptor instead.
 func (*OriginRun) Descriptor() ([]byte, []int) {
-	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{5}
+	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *OriginRun) GetFirst() uint64 {
@@ -583,7 +661,7 @@ type AttemptRun struct {
 
 func (x *AttemptRun) Reset() {
 	*x = AttemptRun{}
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[6]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -595,7 +673,7 @@ func (x *AttemptRun) String() string {
 func (*AttemptRun) ProtoMessage() {}
 
 func (x *AttemptRun) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[6]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -608,7 +686,7 @@ func (x *AttemptRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttemptRun.ProtoReflect.Descriptor instead.
 func (*AttemptRun) Descriptor() ([]byte, []int) {
-	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{6}
+	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AttemptRun) GetFirst() uint32 {
@@ -650,7 +728,7 @@ type LinkRequest struct {
 
 func (x *LinkRequest) Reset() {
 	*x = LinkRequest{}
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[7]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -662,7 +740,7 @@ func (x *LinkRequest) String() string {
 func (*LinkRequest) ProtoMessage() {}
 
 func (x *LinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[7]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -675,7 +753,7 @@ func (x *LinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkRequest.ProtoReflect.Descriptor instead.
 func (*LinkRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{7}
+	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LinkRequest) GetHeader() *FrameHeader {
@@ -751,7 +829,7 @@ type LinkEnd struct {
 
 func (x *LinkEnd) Reset() {
 	*x = LinkEnd{}
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[8]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -763,7 +841,7 @@ func (x *LinkEnd) String() string {
 func (*LinkEnd) ProtoMessage() {}
 
 func (x *LinkEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[8]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -776,7 +854,7 @@ func (x *LinkEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkEnd.ProtoReflect.Descriptor instead.
 func (*LinkEnd) Descriptor() ([]byte, []int) {
-	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{8}
+	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LinkEnd) GetCompleted() bool {
@@ -801,7 +879,7 @@ type LinkResponse struct {
 
 func (x *LinkResponse) Reset() {
 	*x = LinkResponse{}
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[9]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +891,7 @@ func (x *LinkResponse) String() string {
 func (*LinkResponse) ProtoMessage() {}
 
 func (x *LinkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[9]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +904,7 @@ func (x *LinkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkResponse.ProtoReflect.Descriptor instead.
 func (*LinkResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{9}
+	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LinkResponse) GetOpened() *LinkOpened {
@@ -865,7 +943,7 @@ type LinkEnded struct {
 
 func (x *LinkEnded) Reset() {
 	*x = LinkEnded{}
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[10]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -877,7 +955,7 @@ func (x *LinkEnded) String() string {
 func (*LinkEnded) ProtoMessage() {}
 
 func (x *LinkEnded) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[10]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -890,7 +968,7 @@ func (x *LinkEnded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkEnded.ProtoReflect.Descriptor instead.
 func (*LinkEnded) Descriptor() ([]byte, []int) {
-	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{10}
+	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{11}
 }
 
 // SettledRuns tell how runs of records ended: run i is count[i] records from number first[i] on, which all ended with outcome[i]. The three
@@ -906,7 +984,7 @@ type SettledRuns struct {
 
 func (x *SettledRuns) Reset() {
 	*x = SettledRuns{}
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[11]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -918,7 +996,7 @@ func (x *SettledRuns) String() string {
 func (*SettledRuns) ProtoMessage() {}
 
 func (x *SettledRuns) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_link_v1_link_proto_msgTypes[11]
+	mi := &file_conveyor_link_v1_link_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -931,7 +1009,7 @@ func (x *SettledRuns) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettledRuns.ProtoReflect.Descriptor instead.
 func (*SettledRuns) Descriptor() ([]byte, []int) {
-	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{11}
+	return file_conveyor_link_v1_link_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SettledRuns) GetFirst() []uint64 {
@@ -959,7 +1037,7 @@ var File_conveyor_link_v1_link_proto protoreflect.FileDescriptor
 
 const file_conveyor_link_v1_link_proto_rawDesc = "" +
 	"\n" +
-	"\x1bconveyor/link/v1/link.proto\x12\x10conveyor.link.v1\x1a\x18conveyor/v1/record.proto\"\x90\x02\n" +
+	"\x1bconveyor/link/v1/link.proto\x12\x10conveyor.link.v1\x1a\x18conveyor/v1/record.proto\"\xcb\x02\n" +
 	"\bLinkOpen\x12\x1a\n" +
 	"\bpipeline\x18\x01 \x01(\tR\bpipeline\x12\x1e\n" +
 	"\n" +
@@ -971,7 +1049,15 @@ const file_conveyor_link_v1_link_proto_rawDesc = "" +
 	"\breceiver\x18\x06 \x01(\v2\x12.conveyor.v1.EpochR\breceiver\x12'\n" +
 	"\x0ffirst_unsettled\x18\a \x01(\x04R\x0efirstUnsettled\x12\x1f\n" +
 	"\vsender_boot\x18\b \x01(\x04R\n" +
-	"senderBoot\"\x8e\x01\n" +
+	"senderBoot\x129\n" +
+	"\townership\x18\t \x01(\v2\x1b.conveyor.link.v1.OwnershipR\townership\"\x84\x01\n" +
+	"\tOwnership\x12\x1d\n" +
+	"\n" +
+	"sidecar_id\x18\x01 \x01(\tR\tsidecarId\x12\x1d\n" +
+	"\n" +
+	"first_slot\x18\x02 \x01(\rR\tfirstSlot\x12\x1b\n" +
+	"\tlast_slot\x18\x03 \x01(\rR\blastSlot\x12\x1c\n" +
+	"\tsignature\x18\x04 \x01(\fR\tsignature\"\x8e\x01\n" +
 	"\n" +
 	"LinkOpened\x12)\n" +
 	"\x10received_through\x18\x01 \x01(\x04R\x0freceivedThrough\x120\n" +
@@ -1049,46 +1135,48 @@ func file_conveyor_link_v1_link_proto_rawDescGZIP() []byte {
 }
 
 var file_conveyor_link_v1_link_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_conveyor_link_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_conveyor_link_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_conveyor_link_v1_link_proto_goTypes = []any{
 	(Outcome)(0),           // 0: conveyor.link.v1.Outcome
 	(*LinkOpen)(nil),       // 1: conveyor.link.v1.LinkOpen
-	(*LinkOpened)(nil),     // 2: conveyor.link.v1.LinkOpened
-	(*Credit)(nil),         // 3: conveyor.link.v1.Credit
-	(*Lane)(nil),           // 4: conveyor.link.v1.Lane
-	(*FrameHeader)(nil),    // 5: conveyor.link.v1.FrameHeader
-	(*OriginRun)(nil),      // 6: conveyor.link.v1.OriginRun
-	(*AttemptRun)(nil),     // 7: conveyor.link.v1.AttemptRun
-	(*LinkRequest)(nil),    // 8: conveyor.link.v1.LinkRequest
-	(*LinkEnd)(nil),        // 9: conveyor.link.v1.LinkEnd
-	(*LinkResponse)(nil),   // 10: conveyor.link.v1.LinkResponse
-	(*LinkEnded)(nil),      // 11: conveyor.link.v1.LinkEnded
-	(*SettledRuns)(nil),    // 12: conveyor.link.v1.SettledRuns
-	(*v1.Epoch)(nil),       // 13: conveyor.v1.Epoch
-	(*v1.RecordBatch)(nil), // 14: conveyor.v1.RecordBatch
+	(*Ownership)(nil),      // 2: conveyor.link.v1.Ownership
+	(*LinkOpened)(nil),     // 3: conveyor.link.v1.LinkOpened
+	(*Credit)(nil),         // 4: conveyor.link.v1.Credit
+	(*Lane)(nil),           // 5: conveyor.link.v1.Lane
+	(*FrameHeader)(nil),    // 6: conveyor.link.v1.FrameHeader
+	(*OriginRun)(nil),      // 7: conveyor.link.v1.OriginRun
+	(*AttemptRun)(nil),     // 8: conveyor.link.v1.AttemptRun
+	(*LinkRequest)(nil),    // 9: conveyor.link.v1.LinkRequest
+	(*LinkEnd)(nil),        // 10: conveyor.link.v1.LinkEnd
+	(*LinkResponse)(nil),   // 11: conveyor.link.v1.LinkResponse
+	(*LinkEnded)(nil),      // 12: conveyor.link.v1.LinkEnded
+	(*SettledRuns)(nil),    // 13: conveyor.link.v1.SettledRuns
+	(*v1.Epoch)(nil),       // 14: conveyor.v1.Epoch
+	(*v1.RecordBatch)(nil), // 15: conveyor.v1.RecordBatch
 }
 var file_conveyor_link_v1_link_proto_depIdxs = []int32{
-	13, // 0: conveyor.link.v1.LinkOpen.sender:type_name -> conveyor.v1.Epoch
-	13, // 1: conveyor.link.v1.LinkOpen.receiver:type_name -> conveyor.v1.Epoch
-	3,  // 2: conveyor.link.v1.LinkOpened.credit:type_name -> conveyor.link.v1.Credit
-	13, // 3: conveyor.link.v1.Lane.epoch:type_name -> conveyor.v1.Epoch
-	6,  // 4: conveyor.link.v1.FrameHeader.origins:type_name -> conveyor.link.v1.OriginRun
-	7,  // 5: conveyor.link.v1.FrameHeader.attempts:type_name -> conveyor.link.v1.AttemptRun
-	5,  // 6: conveyor.link.v1.LinkRequest.header:type_name -> conveyor.link.v1.FrameHeader
-	14, // 7: conveyor.link.v1.LinkRequest.batch:type_name -> conveyor.v1.RecordBatch
-	1,  // 8: conveyor.link.v1.LinkRequest.open:type_name -> conveyor.link.v1.LinkOpen
-	9,  // 9: conveyor.link.v1.LinkRequest.end:type_name -> conveyor.link.v1.LinkEnd
-	4,  // 10: conveyor.link.v1.LinkRequest.lanes:type_name -> conveyor.link.v1.Lane
-	2,  // 11: conveyor.link.v1.LinkResponse.opened:type_name -> conveyor.link.v1.LinkOpened
-	12, // 12: conveyor.link.v1.LinkResponse.settled:type_name -> conveyor.link.v1.SettledRuns
-	3,  // 13: conveyor.link.v1.LinkResponse.credit:type_name -> conveyor.link.v1.Credit
-	11, // 14: conveyor.link.v1.LinkResponse.ended:type_name -> conveyor.link.v1.LinkEnded
-	0,  // 15: conveyor.link.v1.SettledRuns.outcome:type_name -> conveyor.link.v1.Outcome
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	14, // 0: conveyor.link.v1.LinkOpen.sender:type_name -> conveyor.v1.Epoch
+	14, // 1: conveyor.link.v1.LinkOpen.receiver:type_name -> conveyor.v1.Epoch
+	2,  // 2: conveyor.link.v1.LinkOpen.ownership:type_name -> conveyor.link.v1.Ownership
+	4,  // 3: conveyor.link.v1.LinkOpened.credit:type_name -> conveyor.link.v1.Credit
+	14, // 4: conveyor.link.v1.Lane.epoch:type_name -> conveyor.v1.Epoch
+	7,  // 5: conveyor.link.v1.FrameHeader.origins:type_name -> conveyor.link.v1.OriginRun
+	8,  // 6: conveyor.link.v1.FrameHeader.attempts:type_name -> conveyor.link.v1.AttemptRun
+	6,  // 7: conveyor.link.v1.LinkRequest.header:type_name -> conveyor.link.v1.FrameHeader
+	15, // 8: conveyor.link.v1.LinkRequest.batch:type_name -> conveyor.v1.RecordBatch
+	1,  // 9: conveyor.link.v1.LinkRequest.open:type_name -> conveyor.link.v1.LinkOpen
+	10, // 10: conveyor.link.v1.LinkRequest.end:type_name -> conveyor.link.v1.LinkEnd
+	5,  // 11: conveyor.link.v1.LinkRequest.lanes:type_name -> conveyor.link.v1.Lane
+	3,  // 12: conveyor.link.v1.LinkResponse.opened:type_name -> conveyor.link.v1.LinkOpened
+	13, // 13: conveyor.link.v1.LinkResponse.settled:type_name -> conveyor.link.v1.SettledRuns
+	4,  // 14: conveyor.link.v1.LinkResponse.credit:type_name -> conveyor.link.v1.Credit
+	12, // 15: conveyor.link.v1.LinkResponse.ended:type_name -> conveyor.link.v1.LinkEnded
+	0,  // 16: conveyor.link.v1.SettledRuns.outcome:type_name -> conveyor.link.v1.Outcome
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_conveyor_link_v1_link_proto_init() }
@@ -1096,7 +1184,7 @@ func file_conveyor_link_v1_link_proto_init() {
 	if File_conveyor_link_v1_link_proto != nil {
 		return
 	}
-	file_conveyor_link_v1_link_proto_msgTypes[7].OneofWrappers = []any{
+	file_conveyor_link_v1_link_proto_msgTypes[8].OneofWrappers = []any{
 		(*LinkRequest_Open)(nil),
 		(*LinkRequest_End)(nil),
 	}
@@ -1106,7 +1194,7 @@ func file_conveyor_link_v1_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_conveyor_link_v1_link_proto_rawDesc), len(file_conveyor_link_v1_link_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -52,6 +52,7 @@ type Command struct {
 	//	*Command_OpenClientSession
 	//	*Command_EndClientSession
 	//	*Command_AnswerClient
+	//	*Command_AdoptSigningKey
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -288,6 +289,15 @@ func (x *Command) GetAnswerClient() *AnswerClient {
 	return nil
 }
 
+func (x *Command) GetAdoptSigningKey() *AdoptSigningKey {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_AdoptSigningKey); ok {
+			return x.AdoptSigningKey
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -372,6 +382,10 @@ type Command_AnswerClient struct {
 	AnswerClient *AnswerClient `protobuf:"bytes,29,opt,name=answer_client,json=answerClient,proto3,oneof"`
 }
 
+type Command_AdoptSigningKey struct {
+	AdoptSigningKey *AdoptSigningKey `protobuf:"bytes,30,opt,name=adopt_signing_key,json=adoptSigningKey,proto3,oneof"`
+}
+
 func (*Command_Found) isCommand_Kind() {}
 
 func (*Command_PutResources) isCommand_Kind() {}
@@ -411,6 +425,8 @@ func (*Command_OpenClientSession) isCommand_Kind() {}
 func (*Command_EndClientSession) isCommand_Kind() {}
 
 func (*Command_AnswerClient) isCommand_Kind() {}
+
+func (*Command_AdoptSigningKey) isCommand_Kind() {}
 
 // Client names one change of a client session. It is applied at most once.
 type Client struct {
@@ -530,6 +546,52 @@ func (x *AnswerClient) GetRefused() bool {
 	return false
 }
 
+// AdoptSigningKey gives the cluster the key that signs assignments. A cluster that has one keeps it.
+type AdoptSigningKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// seed of an Ed25519 key: a secret.
+	Seed          []byte `protobuf:"bytes,1,opt,name=seed,proto3" json:"seed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptSigningKey) Reset() {
+	*x = AdoptSigningKey{}
+	mi := &file_state_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptSigningKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptSigningKey) ProtoMessage() {}
+
+func (x *AdoptSigningKey) ProtoReflect() protoreflect.Message {
+	mi := &file_state_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptSigningKey.ProtoReflect.Descriptor instead.
+func (*AdoptSigningKey) Descriptor() ([]byte, []int) {
+	return file_state_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *AdoptSigningKey) GetSeed() []byte {
+	if x != nil {
+		return x.Seed
+	}
+	return nil
+}
+
 // AnnounceRouter tells what others need to know of a router.
 type AnnounceRouter struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -540,7 +602,7 @@ type AnnounceRouter struct {
 
 func (x *AnnounceRouter) Reset() {
 	*x = AnnounceRouter{}
-	mi := &file_state_proto_msgTypes[3]
+	mi := &file_state_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +614,7 @@ func (x *AnnounceRouter) String() string {
 func (*AnnounceRouter) ProtoMessage() {}
 
 func (x *AnnounceRouter) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[3]
+	mi := &file_state_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,7 +627,7 @@ func (x *AnnounceRouter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRouter.ProtoReflect.Descriptor instead.
 func (*AnnounceRouter) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{3}
+	return file_state_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *AnnounceRouter) GetRouter() *Router {
@@ -585,7 +647,7 @@ type ForgetRouter struct {
 
 func (x *ForgetRouter) Reset() {
 	*x = ForgetRouter{}
-	mi := &file_state_proto_msgTypes[4]
+	mi := &file_state_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -597,7 +659,7 @@ func (x *ForgetRouter) String() string {
 func (*ForgetRouter) ProtoMessage() {}
 
 func (x *ForgetRouter) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[4]
+	mi := &file_state_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -610,7 +672,7 @@ func (x *ForgetRouter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRouter.ProtoReflect.Descriptor instead.
 func (*ForgetRouter) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{4}
+	return file_state_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ForgetRouter) GetServerId() string {
@@ -631,7 +693,7 @@ type StoreLetterMark struct {
 
 func (x *StoreLetterMark) Reset() {
 	*x = StoreLetterMark{}
-	mi := &file_state_proto_msgTypes[5]
+	mi := &file_state_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -643,7 +705,7 @@ func (x *StoreLetterMark) String() string {
 func (*StoreLetterMark) ProtoMessage() {}
 
 func (x *StoreLetterMark) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[5]
+	mi := &file_state_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -656,7 +718,7 @@ func (x *StoreLetterMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreLetterMark.ProtoReflect.Descriptor instead.
 func (*StoreLetterMark) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{5}
+	return file_state_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StoreLetterMark) GetVersion() uint64 {
@@ -683,7 +745,7 @@ type OpenClientSession struct {
 
 func (x *OpenClientSession) Reset() {
 	*x = OpenClientSession{}
-	mi := &file_state_proto_msgTypes[6]
+	mi := &file_state_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -695,7 +757,7 @@ func (x *OpenClientSession) String() string {
 func (*OpenClientSession) ProtoMessage() {}
 
 func (x *OpenClientSession) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[6]
+	mi := &file_state_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -708,7 +770,7 @@ func (x *OpenClientSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenClientSession.ProtoReflect.Descriptor instead.
 func (*OpenClientSession) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{6}
+	return file_state_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *OpenClientSession) GetIdentity() string {
@@ -729,7 +791,7 @@ type EndClientSession struct {
 
 func (x *EndClientSession) Reset() {
 	*x = EndClientSession{}
-	mi := &file_state_proto_msgTypes[7]
+	mi := &file_state_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -741,7 +803,7 @@ func (x *EndClientSession) String() string {
 func (*EndClientSession) ProtoMessage() {}
 
 func (x *EndClientSession) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[7]
+	mi := &file_state_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -754,7 +816,7 @@ func (x *EndClientSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndClientSession.ProtoReflect.Descriptor instead.
 func (*EndClientSession) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{7}
+	return file_state_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *EndClientSession) GetSession() uint64 {
@@ -782,7 +844,7 @@ type Found struct {
 
 func (x *Found) Reset() {
 	*x = Found{}
-	mi := &file_state_proto_msgTypes[8]
+	mi := &file_state_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -794,7 +856,7 @@ func (x *Found) String() string {
 func (*Found) ProtoMessage() {}
 
 func (x *Found) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[8]
+	mi := &file_state_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -807,7 +869,7 @@ func (x *Found) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Found.ProtoReflect.Descriptor instead.
 func (*Found) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{8}
+	return file_state_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Found) GetClusterId() string {
@@ -834,7 +896,7 @@ type PutResources struct {
 
 func (x *PutResources) Reset() {
 	*x = PutResources{}
-	mi := &file_state_proto_msgTypes[9]
+	mi := &file_state_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -846,7 +908,7 @@ func (x *PutResources) String() string {
 func (*PutResources) ProtoMessage() {}
 
 func (x *PutResources) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[9]
+	mi := &file_state_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -859,7 +921,7 @@ func (x *PutResources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResources.ProtoReflect.Descriptor instead.
 func (*PutResources) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{9}
+	return file_state_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PutResources) GetResources() []*PutResource {
@@ -888,7 +950,7 @@ type PutResource struct {
 
 func (x *PutResource) Reset() {
 	*x = PutResource{}
-	mi := &file_state_proto_msgTypes[10]
+	mi := &file_state_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -900,7 +962,7 @@ func (x *PutResource) String() string {
 func (*PutResource) ProtoMessage() {}
 
 func (x *PutResource) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[10]
+	mi := &file_state_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -913,7 +975,7 @@ func (x *PutResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResource.ProtoReflect.Descriptor instead.
 func (*PutResource) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{10}
+	return file_state_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PutResource) GetKind() string {
@@ -983,7 +1045,7 @@ type DeleteResource struct {
 
 func (x *DeleteResource) Reset() {
 	*x = DeleteResource{}
-	mi := &file_state_proto_msgTypes[11]
+	mi := &file_state_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1057,7 @@ func (x *DeleteResource) String() string {
 func (*DeleteResource) ProtoMessage() {}
 
 func (x *DeleteResource) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[11]
+	mi := &file_state_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1070,7 @@ func (x *DeleteResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResource.ProtoReflect.Descriptor instead.
 func (*DeleteResource) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{11}
+	return file_state_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteResource) GetKind() string {
@@ -1049,7 +1111,7 @@ type OpenSession struct {
 
 func (x *OpenSession) Reset() {
 	*x = OpenSession{}
-	mi := &file_state_proto_msgTypes[12]
+	mi := &file_state_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1123,7 @@ func (x *OpenSession) String() string {
 func (*OpenSession) ProtoMessage() {}
 
 func (x *OpenSession) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[12]
+	mi := &file_state_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1136,7 @@ func (x *OpenSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenSession.ProtoReflect.Descriptor instead.
 func (*OpenSession) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{12}
+	return file_state_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *OpenSession) GetSidecarId() string {
@@ -1137,7 +1199,7 @@ type EndSession struct {
 
 func (x *EndSession) Reset() {
 	*x = EndSession{}
-	mi := &file_state_proto_msgTypes[13]
+	mi := &file_state_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1149,7 +1211,7 @@ func (x *EndSession) String() string {
 func (*EndSession) ProtoMessage() {}
 
 func (x *EndSession) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[13]
+	mi := &file_state_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1162,7 +1224,7 @@ func (x *EndSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndSession.ProtoReflect.Descriptor instead.
 func (*EndSession) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{13}
+	return file_state_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *EndSession) GetSidecarId() string {
@@ -1190,7 +1252,7 @@ type SetEndpoints struct {
 
 func (x *SetEndpoints) Reset() {
 	*x = SetEndpoints{}
-	mi := &file_state_proto_msgTypes[14]
+	mi := &file_state_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1264,7 @@ func (x *SetEndpoints) String() string {
 func (*SetEndpoints) ProtoMessage() {}
 
 func (x *SetEndpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[14]
+	mi := &file_state_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1277,7 @@ func (x *SetEndpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetEndpoints.ProtoReflect.Descriptor instead.
 func (*SetEndpoints) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{14}
+	return file_state_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SetEndpoints) GetSidecarId() string {
@@ -1253,7 +1315,7 @@ type AdoptPlan struct {
 
 func (x *AdoptPlan) Reset() {
 	*x = AdoptPlan{}
-	mi := &file_state_proto_msgTypes[15]
+	mi := &file_state_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +1327,7 @@ func (x *AdoptPlan) String() string {
 func (*AdoptPlan) ProtoMessage() {}
 
 func (x *AdoptPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[15]
+	mi := &file_state_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +1340,7 @@ func (x *AdoptPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptPlan.ProtoReflect.Descriptor instead.
 func (*AdoptPlan) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{15}
+	return file_state_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AdoptPlan) GetPipeline() string {
@@ -1320,7 +1382,7 @@ type DrainPipeline struct {
 
 func (x *DrainPipeline) Reset() {
 	*x = DrainPipeline{}
-	mi := &file_state_proto_msgTypes[16]
+	mi := &file_state_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1332,7 +1394,7 @@ func (x *DrainPipeline) String() string {
 func (*DrainPipeline) ProtoMessage() {}
 
 func (x *DrainPipeline) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[16]
+	mi := &file_state_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1345,7 +1407,7 @@ func (x *DrainPipeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainPipeline.ProtoReflect.Descriptor instead.
 func (*DrainPipeline) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{16}
+	return file_state_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DrainPipeline) GetPipeline() string {
@@ -1373,7 +1435,7 @@ type CutPipeline struct {
 
 func (x *CutPipeline) Reset() {
 	*x = CutPipeline{}
-	mi := &file_state_proto_msgTypes[17]
+	mi := &file_state_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1385,7 +1447,7 @@ func (x *CutPipeline) String() string {
 func (*CutPipeline) ProtoMessage() {}
 
 func (x *CutPipeline) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[17]
+	mi := &file_state_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1398,7 +1460,7 @@ func (x *CutPipeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CutPipeline.ProtoReflect.Descriptor instead.
 func (*CutPipeline) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{17}
+	return file_state_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CutPipeline) GetPipeline() string {
@@ -1427,7 +1489,7 @@ type RestartPipeline struct {
 
 func (x *RestartPipeline) Reset() {
 	*x = RestartPipeline{}
-	mi := &file_state_proto_msgTypes[18]
+	mi := &file_state_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1439,7 +1501,7 @@ func (x *RestartPipeline) String() string {
 func (*RestartPipeline) ProtoMessage() {}
 
 func (x *RestartPipeline) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[18]
+	mi := &file_state_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1452,7 +1514,7 @@ func (x *RestartPipeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPipeline.ProtoReflect.Descriptor instead.
 func (*RestartPipeline) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{18}
+	return file_state_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RestartPipeline) GetPipeline() string {
@@ -1487,7 +1549,7 @@ type ReleasePipeline struct {
 
 func (x *ReleasePipeline) Reset() {
 	*x = ReleasePipeline{}
-	mi := &file_state_proto_msgTypes[19]
+	mi := &file_state_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1499,7 +1561,7 @@ func (x *ReleasePipeline) String() string {
 func (*ReleasePipeline) ProtoMessage() {}
 
 func (x *ReleasePipeline) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[19]
+	mi := &file_state_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1512,7 +1574,7 @@ func (x *ReleasePipeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleasePipeline.ProtoReflect.Descriptor instead.
 func (*ReleasePipeline) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{19}
+	return file_state_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReleasePipeline) GetPipeline() string {
@@ -1539,7 +1601,7 @@ type Assign struct {
 
 func (x *Assign) Reset() {
 	*x = Assign{}
-	mi := &file_state_proto_msgTypes[20]
+	mi := &file_state_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1613,7 @@ func (x *Assign) String() string {
 func (*Assign) ProtoMessage() {}
 
 func (x *Assign) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[20]
+	mi := &file_state_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1626,7 @@ func (x *Assign) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assign.ProtoReflect.Descriptor instead.
 func (*Assign) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{20}
+	return file_state_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Assign) GetChanges() []*AssignChange {
@@ -1594,7 +1656,7 @@ type AssignChange struct {
 
 func (x *AssignChange) Reset() {
 	*x = AssignChange{}
-	mi := &file_state_proto_msgTypes[21]
+	mi := &file_state_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1606,7 +1668,7 @@ func (x *AssignChange) String() string {
 func (*AssignChange) ProtoMessage() {}
 
 func (x *AssignChange) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[21]
+	mi := &file_state_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1619,7 +1681,7 @@ func (x *AssignChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignChange.ProtoReflect.Descriptor instead.
 func (*AssignChange) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{21}
+	return file_state_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AssignChange) GetPipeline() string {
@@ -1696,7 +1758,7 @@ type EndAssignments struct {
 
 func (x *EndAssignments) Reset() {
 	*x = EndAssignments{}
-	mi := &file_state_proto_msgTypes[22]
+	mi := &file_state_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1708,7 +1770,7 @@ func (x *EndAssignments) String() string {
 func (*EndAssignments) ProtoMessage() {}
 
 func (x *EndAssignments) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[22]
+	mi := &file_state_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1721,7 +1783,7 @@ func (x *EndAssignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndAssignments.ProtoReflect.Descriptor instead.
 func (*EndAssignments) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{22}
+	return file_state_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *EndAssignments) GetSidecarId() string {
@@ -1759,7 +1821,7 @@ type EndedAssignment struct {
 
 func (x *EndedAssignment) Reset() {
 	*x = EndedAssignment{}
-	mi := &file_state_proto_msgTypes[23]
+	mi := &file_state_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +1833,7 @@ func (x *EndedAssignment) String() string {
 func (*EndedAssignment) ProtoMessage() {}
 
 func (x *EndedAssignment) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[23]
+	mi := &file_state_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +1846,7 @@ func (x *EndedAssignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndedAssignment.ProtoReflect.Descriptor instead.
 func (*EndedAssignment) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{23}
+	return file_state_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *EndedAssignment) GetPipeline() string {
@@ -1841,7 +1903,7 @@ type StoreCheckpoints struct {
 
 func (x *StoreCheckpoints) Reset() {
 	*x = StoreCheckpoints{}
-	mi := &file_state_proto_msgTypes[24]
+	mi := &file_state_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1853,7 +1915,7 @@ func (x *StoreCheckpoints) String() string {
 func (*StoreCheckpoints) ProtoMessage() {}
 
 func (x *StoreCheckpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[24]
+	mi := &file_state_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1866,7 +1928,7 @@ func (x *StoreCheckpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreCheckpoints.ProtoReflect.Descriptor instead.
 func (*StoreCheckpoints) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{24}
+	return file_state_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StoreCheckpoints) GetSidecarId() string {
@@ -1909,7 +1971,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_state_proto_msgTypes[25]
+	mi := &file_state_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1921,7 +1983,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[25]
+	mi := &file_state_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1934,7 +1996,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{25}
+	return file_state_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Resource) GetKind() string {
@@ -2024,7 +2086,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_state_proto_msgTypes[26]
+	mi := &file_state_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2036,7 +2098,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[26]
+	mi := &file_state_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2049,7 +2111,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{26}
+	return file_state_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Session) GetSidecarId() string {
@@ -2128,7 +2190,7 @@ type Router struct {
 
 func (x *Router) Reset() {
 	*x = Router{}
-	mi := &file_state_proto_msgTypes[27]
+	mi := &file_state_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2140,7 +2202,7 @@ func (x *Router) String() string {
 func (*Router) ProtoMessage() {}
 
 func (x *Router) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[27]
+	mi := &file_state_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2153,7 +2215,7 @@ func (x *Router) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Router.ProtoReflect.Descriptor instead.
 func (*Router) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{27}
+	return file_state_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Router) GetServerId() string {
@@ -2194,7 +2256,7 @@ type LetterMark struct {
 
 func (x *LetterMark) Reset() {
 	*x = LetterMark{}
-	mi := &file_state_proto_msgTypes[28]
+	mi := &file_state_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2268,7 @@ func (x *LetterMark) String() string {
 func (*LetterMark) ProtoMessage() {}
 
 func (x *LetterMark) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[28]
+	mi := &file_state_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2281,7 @@ func (x *LetterMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LetterMark.ProtoReflect.Descriptor instead.
 func (*LetterMark) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{28}
+	return file_state_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LetterMark) GetVersion() uint64 {
@@ -2253,7 +2315,7 @@ type ClientSession struct {
 
 func (x *ClientSession) Reset() {
 	*x = ClientSession{}
-	mi := &file_state_proto_msgTypes[29]
+	mi := &file_state_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +2327,7 @@ func (x *ClientSession) String() string {
 func (*ClientSession) ProtoMessage() {}
 
 func (x *ClientSession) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[29]
+	mi := &file_state_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +2340,7 @@ func (x *ClientSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSession.ProtoReflect.Descriptor instead.
 func (*ClientSession) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{29}
+	return file_state_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ClientSession) GetId() uint64 {
@@ -2333,7 +2395,7 @@ type DecidedChange struct {
 
 func (x *DecidedChange) Reset() {
 	*x = DecidedChange{}
-	mi := &file_state_proto_msgTypes[30]
+	mi := &file_state_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2345,7 +2407,7 @@ func (x *DecidedChange) String() string {
 func (*DecidedChange) ProtoMessage() {}
 
 func (x *DecidedChange) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[30]
+	mi := &file_state_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2358,7 +2420,7 @@ func (x *DecidedChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecidedChange.ProtoReflect.Descriptor instead.
 func (*DecidedChange) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{30}
+	return file_state_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DecidedChange) GetSequence() uint64 {
@@ -2416,7 +2478,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_state_proto_msgTypes[31]
+	mi := &file_state_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2428,7 +2490,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[31]
+	mi := &file_state_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2441,7 +2503,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{31}
+	return file_state_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Plan) GetHash() string {
@@ -2480,7 +2542,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_state_proto_msgTypes[32]
+	mi := &file_state_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2492,7 +2554,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[32]
+	mi := &file_state_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2505,7 +2567,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{32}
+	return file_state_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Stage) GetName() string {
@@ -2548,7 +2610,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_state_proto_msgTypes[33]
+	mi := &file_state_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2560,7 +2622,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[33]
+	mi := &file_state_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2573,7 +2635,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{33}
+	return file_state_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Edge) GetFrom() string {
@@ -2636,7 +2698,7 @@ type Pipeline struct {
 
 func (x *Pipeline) Reset() {
 	*x = Pipeline{}
-	mi := &file_state_proto_msgTypes[34]
+	mi := &file_state_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2648,7 +2710,7 @@ func (x *Pipeline) String() string {
 func (*Pipeline) ProtoMessage() {}
 
 func (x *Pipeline) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[34]
+	mi := &file_state_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2661,7 +2723,7 @@ func (x *Pipeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pipeline.ProtoReflect.Descriptor instead.
 func (*Pipeline) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{34}
+	return file_state_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Pipeline) GetName() string {
@@ -2772,7 +2834,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_state_proto_msgTypes[35]
+	mi := &file_state_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2784,7 +2846,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[35]
+	mi := &file_state_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2797,7 +2859,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{35}
+	return file_state_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Assignment) GetPipeline() string {
@@ -2875,7 +2937,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_state_proto_msgTypes[36]
+	mi := &file_state_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2887,7 +2949,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[36]
+	mi := &file_state_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2900,7 +2962,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{36}
+	return file_state_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Checkpoint) GetPipeline() string {
@@ -2987,7 +3049,7 @@ type SnapshotHead struct {
 
 func (x *SnapshotHead) Reset() {
 	*x = SnapshotHead{}
-	mi := &file_state_proto_msgTypes[37]
+	mi := &file_state_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2999,7 +3061,7 @@ func (x *SnapshotHead) String() string {
 func (*SnapshotHead) ProtoMessage() {}
 
 func (x *SnapshotHead) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[37]
+	mi := &file_state_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3012,7 +3074,7 @@ func (x *SnapshotHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHead.ProtoReflect.Descriptor instead.
 func (*SnapshotHead) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{37}
+	return file_state_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SnapshotHead) GetVersion() uint32 {
@@ -3056,6 +3118,7 @@ type SnapshotEntry struct {
 	//	*SnapshotEntry_Router
 	//	*SnapshotEntry_LetterMark
 	//	*SnapshotEntry_ClientSession
+	//	*SnapshotEntry_SigningKey
 	Entry         isSnapshotEntry_Entry `protobuf_oneof:"entry"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3063,7 +3126,7 @@ type SnapshotEntry struct {
 
 func (x *SnapshotEntry) Reset() {
 	*x = SnapshotEntry{}
-	mi := &file_state_proto_msgTypes[38]
+	mi := &file_state_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3075,7 +3138,7 @@ func (x *SnapshotEntry) String() string {
 func (*SnapshotEntry) ProtoMessage() {}
 
 func (x *SnapshotEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[38]
+	mi := &file_state_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3088,7 +3151,7 @@ func (x *SnapshotEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEntry.ProtoReflect.Descriptor instead.
 func (*SnapshotEntry) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{38}
+	return file_state_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SnapshotEntry) GetEntry() isSnapshotEntry_Entry {
@@ -3179,6 +3242,15 @@ func (x *SnapshotEntry) GetClientSession() *ClientSession {
 	return nil
 }
 
+func (x *SnapshotEntry) GetSigningKey() *AdoptSigningKey {
+	if x != nil {
+		if x, ok := x.Entry.(*SnapshotEntry_SigningKey); ok {
+			return x.SigningKey
+		}
+	}
+	return nil
+}
+
 type isSnapshotEntry_Entry interface {
 	isSnapshotEntry_Entry()
 }
@@ -3219,6 +3291,10 @@ type SnapshotEntry_ClientSession struct {
 	ClientSession *ClientSession `protobuf:"bytes,9,opt,name=client_session,json=clientSession,proto3,oneof"`
 }
 
+type SnapshotEntry_SigningKey struct {
+	SigningKey *AdoptSigningKey `protobuf:"bytes,10,opt,name=signing_key,json=signingKey,proto3,oneof"`
+}
+
 func (*SnapshotEntry_Resource) isSnapshotEntry_Entry() {}
 
 func (*SnapshotEntry_Session) isSnapshotEntry_Entry() {}
@@ -3237,6 +3313,8 @@ func (*SnapshotEntry_LetterMark) isSnapshotEntry_Entry() {}
 
 func (*SnapshotEntry_ClientSession) isSnapshotEntry_Entry() {}
 
+func (*SnapshotEntry_SigningKey) isSnapshotEntry_Entry() {}
+
 // SnapshotEnd shows that nothing is missing.
 type SnapshotEnd struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3247,7 +3325,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_state_proto_msgTypes[39]
+	mi := &file_state_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3259,7 +3337,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[39]
+	mi := &file_state_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3272,7 +3350,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{39}
+	return file_state_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SnapshotEnd) GetEntries() uint64 {
@@ -3286,7 +3364,7 @@ var File_state_proto protoreflect.FileDescriptor
 
 const file_state_proto_rawDesc = "" +
 	"\n" +
-	"\vstate.proto\x12\x18conveyor.router.state.v1\"\xb5\r\n" +
+	"\vstate.proto\x12\x18conveyor.router.state.v1\"\x8e\x0e\n" +
 	"\aCommand\x12 \n" +
 	"\fat_unix_nano\x18\x01 \x01(\x03R\n" +
 	"atUnixNano\x128\n" +
@@ -3313,7 +3391,8 @@ const file_state_proto_rawDesc = "" +
 	"\x11store_letter_mark\x18\x1a \x01(\v2).conveyor.router.state.v1.StoreLetterMarkH\x00R\x0fstoreLetterMark\x12]\n" +
 	"\x13open_client_session\x18\x1b \x01(\v2+.conveyor.router.state.v1.OpenClientSessionH\x00R\x11openClientSession\x12Z\n" +
 	"\x12end_client_session\x18\x1c \x01(\v2*.conveyor.router.state.v1.EndClientSessionH\x00R\x10endClientSession\x12M\n" +
-	"\ranswer_client\x18\x1d \x01(\v2&.conveyor.router.state.v1.AnswerClientH\x00R\fanswerClientB\x06\n" +
+	"\ranswer_client\x18\x1d \x01(\v2&.conveyor.router.state.v1.AnswerClientH\x00R\fanswerClient\x12W\n" +
+	"\x11adopt_signing_key\x18\x1e \x01(\v2).conveyor.router.state.v1.AdoptSigningKeyH\x00R\x0fadoptSigningKeyB\x06\n" +
 	"\x04kind\"\x81\x01\n" +
 	"\x06Client\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x1a\n" +
@@ -3321,7 +3400,9 @@ const file_state_proto_rawDesc = "" +
 	"\x11lowest_unanswered\x18\x03 \x01(\x04R\x10lowestUnanswered\x12\x14\n" +
 	"\x05reply\x18\x04 \x01(\fR\x05reply\"(\n" +
 	"\fAnswerClient\x12\x18\n" +
-	"\arefused\x18\x01 \x01(\bR\arefused\"J\n" +
+	"\arefused\x18\x01 \x01(\bR\arefused\"%\n" +
+	"\x0fAdoptSigningKey\x12\x12\n" +
+	"\x04seed\x18\x01 \x01(\fR\x04seed\"J\n" +
 	"\x0eAnnounceRouter\x128\n" +
 	"\x06router\x18\x01 \x01(\v2 .conveyor.router.state.v1.RouterR\x06router\"+\n" +
 	"\fForgetRouter\x12\x1b\n" +
@@ -3547,7 +3628,7 @@ const file_state_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12 \n" +
 	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\x12\x14\n" +
-	"\x05index\x18\x04 \x01(\x04R\x05index\"\xfd\x04\n" +
+	"\x05index\x18\x04 \x01(\x04R\x05index\"\xcb\x05\n" +
 	"\rSnapshotEntry\x12@\n" +
 	"\bresource\x18\x01 \x01(\v2\".conveyor.router.state.v1.ResourceH\x00R\bresource\x12=\n" +
 	"\asession\x18\x02 \x01(\v2!.conveyor.router.state.v1.SessionH\x00R\asession\x12@\n" +
@@ -3562,7 +3643,10 @@ const file_state_proto_rawDesc = "" +
 	"\x06router\x18\a \x01(\v2 .conveyor.router.state.v1.RouterH\x00R\x06router\x12G\n" +
 	"\vletter_mark\x18\b \x01(\v2$.conveyor.router.state.v1.LetterMarkH\x00R\n" +
 	"letterMark\x12P\n" +
-	"\x0eclient_session\x18\t \x01(\v2'.conveyor.router.state.v1.ClientSessionH\x00R\rclientSessionB\a\n" +
+	"\x0eclient_session\x18\t \x01(\v2'.conveyor.router.state.v1.ClientSessionH\x00R\rclientSession\x12L\n" +
+	"\vsigning_key\x18\n" +
+	" \x01(\v2).conveyor.router.state.v1.AdoptSigningKeyH\x00R\n" +
+	"signingKeyB\a\n" +
 	"\x05entry\"'\n" +
 	"\vSnapshotEnd\x12\x18\n" +
 	"\aentries\x18\x01 \x01(\x04R\aentriesB@Z>github.com/conveyor-etl/conveyor/router/internal/state/statepbb\x06proto3"
@@ -3579,95 +3663,98 @@ func file_state_proto_rawDescGZIP() []byte {
 	return file_state_proto_rawDescData
 }
 
-var file_state_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_state_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_state_proto_goTypes = []any{
 	(*Command)(nil),           // 0: conveyor.router.state.v1.Command
 	(*Client)(nil),            // 1: conveyor.router.state.v1.Client
 	(*AnswerClient)(nil),      // 2: conveyor.router.state.v1.AnswerClient
-	(*AnnounceRouter)(nil),    // 3: conveyor.router.state.v1.AnnounceRouter
-	(*ForgetRouter)(nil),      // 4: conveyor.router.state.v1.ForgetRouter
-	(*StoreLetterMark)(nil),   // 5: conveyor.router.state.v1.StoreLetterMark
-	(*OpenClientSession)(nil), // 6: conveyor.router.state.v1.OpenClientSession
-	(*EndClientSession)(nil),  // 7: conveyor.router.state.v1.EndClientSession
-	(*Found)(nil),             // 8: conveyor.router.state.v1.Found
-	(*PutResources)(nil),      // 9: conveyor.router.state.v1.PutResources
-	(*PutResource)(nil),       // 10: conveyor.router.state.v1.PutResource
-	(*DeleteResource)(nil),    // 11: conveyor.router.state.v1.DeleteResource
-	(*OpenSession)(nil),       // 12: conveyor.router.state.v1.OpenSession
-	(*EndSession)(nil),        // 13: conveyor.router.state.v1.EndSession
-	(*SetEndpoints)(nil),      // 14: conveyor.router.state.v1.SetEndpoints
-	(*AdoptPlan)(nil),         // 15: conveyor.router.state.v1.AdoptPlan
-	(*DrainPipeline)(nil),     // 16: conveyor.router.state.v1.DrainPipeline
-	(*CutPipeline)(nil),       // 17: conveyor.router.state.v1.CutPipeline
-	(*RestartPipeline)(nil),   // 18: conveyor.router.state.v1.RestartPipeline
-	(*ReleasePipeline)(nil),   // 19: conveyor.router.state.v1.ReleasePipeline
-	(*Assign)(nil),            // 20: conveyor.router.state.v1.Assign
-	(*AssignChange)(nil),      // 21: conveyor.router.state.v1.AssignChange
-	(*EndAssignments)(nil),    // 22: conveyor.router.state.v1.EndAssignments
-	(*EndedAssignment)(nil),   // 23: conveyor.router.state.v1.EndedAssignment
-	(*StoreCheckpoints)(nil),  // 24: conveyor.router.state.v1.StoreCheckpoints
-	(*Resource)(nil),          // 25: conveyor.router.state.v1.Resource
-	(*Session)(nil),           // 26: conveyor.router.state.v1.Session
-	(*Router)(nil),            // 27: conveyor.router.state.v1.Router
-	(*LetterMark)(nil),        // 28: conveyor.router.state.v1.LetterMark
-	(*ClientSession)(nil),     // 29: conveyor.router.state.v1.ClientSession
-	(*DecidedChange)(nil),     // 30: conveyor.router.state.v1.DecidedChange
-	(*Plan)(nil),              // 31: conveyor.router.state.v1.Plan
-	(*Stage)(nil),             // 32: conveyor.router.state.v1.Stage
-	(*Edge)(nil),              // 33: conveyor.router.state.v1.Edge
-	(*Pipeline)(nil),          // 34: conveyor.router.state.v1.Pipeline
-	(*Assignment)(nil),        // 35: conveyor.router.state.v1.Assignment
-	(*Checkpoint)(nil),        // 36: conveyor.router.state.v1.Checkpoint
-	(*SnapshotHead)(nil),      // 37: conveyor.router.state.v1.SnapshotHead
-	(*SnapshotEntry)(nil),     // 38: conveyor.router.state.v1.SnapshotEntry
-	(*SnapshotEnd)(nil),       // 39: conveyor.router.state.v1.SnapshotEnd
+	(*AdoptSigningKey)(nil),   // 3: conveyor.router.state.v1.AdoptSigningKey
+	(*AnnounceRouter)(nil),    // 4: conveyor.router.state.v1.AnnounceRouter
+	(*ForgetRouter)(nil),      // 5: conveyor.router.state.v1.ForgetRouter
+	(*StoreLetterMark)(nil),   // 6: conveyor.router.state.v1.StoreLetterMark
+	(*OpenClientSession)(nil), // 7: conveyor.router.state.v1.OpenClientSession
+	(*EndClientSession)(nil),  // 8: conveyor.router.state.v1.EndClientSession
+	(*Found)(nil),             // 9: conveyor.router.state.v1.Found
+	(*PutResources)(nil),      // 10: conveyor.router.state.v1.PutResources
+	(*PutResource)(nil),       // 11: conveyor.router.state.v1.PutResource
+	(*DeleteResource)(nil),    // 12: conveyor.router.state.v1.DeleteResource
+	(*OpenSession)(nil),       // 13: conveyor.router.state.v1.OpenSession
+	(*EndSession)(nil),        // 14: conveyor.router.state.v1.EndSession
+	(*SetEndpoints)(nil),      // 15: conveyor.router.state.v1.SetEndpoints
+	(*AdoptPlan)(nil),         // 16: conveyor.router.state.v1.AdoptPlan
+	(*DrainPipeline)(nil),     // 17: conveyor.router.state.v1.DrainPipeline
+	(*CutPipeline)(nil),       // 18: conveyor.router.state.v1.CutPipeline
+	(*RestartPipeline)(nil),   // 19: conveyor.router.state.v1.RestartPipeline
+	(*ReleasePipeline)(nil),   // 20: conveyor.router.state.v1.ReleasePipeline
+	(*Assign)(nil),            // 21: conveyor.router.state.v1.Assign
+	(*AssignChange)(nil),      // 22: conveyor.router.state.v1.AssignChange
+	(*EndAssignments)(nil),    // 23: conveyor.router.state.v1.EndAssignments
+	(*EndedAssignment)(nil),   // 24: conveyor.router.state.v1.EndedAssignment
+	(*StoreCheckpoints)(nil),  // 25: conveyor.router.state.v1.StoreCheckpoints
+	(*Resource)(nil),          // 26: conveyor.router.state.v1.Resource
+	(*Session)(nil),           // 27: conveyor.router.state.v1.Session
+	(*Router)(nil),            // 28: conveyor.router.state.v1.Router
+	(*LetterMark)(nil),        // 29: conveyor.router.state.v1.LetterMark
+	(*ClientSession)(nil),     // 30: conveyor.router.state.v1.ClientSession
+	(*DecidedChange)(nil),     // 31: conveyor.router.state.v1.DecidedChange
+	(*Plan)(nil),              // 32: conveyor.router.state.v1.Plan
+	(*Stage)(nil),             // 33: conveyor.router.state.v1.Stage
+	(*Edge)(nil),              // 34: conveyor.router.state.v1.Edge
+	(*Pipeline)(nil),          // 35: conveyor.router.state.v1.Pipeline
+	(*Assignment)(nil),        // 36: conveyor.router.state.v1.Assignment
+	(*Checkpoint)(nil),        // 37: conveyor.router.state.v1.Checkpoint
+	(*SnapshotHead)(nil),      // 38: conveyor.router.state.v1.SnapshotHead
+	(*SnapshotEntry)(nil),     // 39: conveyor.router.state.v1.SnapshotEntry
+	(*SnapshotEnd)(nil),       // 40: conveyor.router.state.v1.SnapshotEnd
 }
 var file_state_proto_depIdxs = []int32{
 	1,  // 0: conveyor.router.state.v1.Command.client:type_name -> conveyor.router.state.v1.Client
-	8,  // 1: conveyor.router.state.v1.Command.found:type_name -> conveyor.router.state.v1.Found
-	9,  // 2: conveyor.router.state.v1.Command.put_resources:type_name -> conveyor.router.state.v1.PutResources
-	11, // 3: conveyor.router.state.v1.Command.delete_resource:type_name -> conveyor.router.state.v1.DeleteResource
-	12, // 4: conveyor.router.state.v1.Command.open_session:type_name -> conveyor.router.state.v1.OpenSession
-	13, // 5: conveyor.router.state.v1.Command.end_session:type_name -> conveyor.router.state.v1.EndSession
-	14, // 6: conveyor.router.state.v1.Command.set_endpoints:type_name -> conveyor.router.state.v1.SetEndpoints
-	15, // 7: conveyor.router.state.v1.Command.adopt_plan:type_name -> conveyor.router.state.v1.AdoptPlan
-	16, // 8: conveyor.router.state.v1.Command.drain_pipeline:type_name -> conveyor.router.state.v1.DrainPipeline
-	17, // 9: conveyor.router.state.v1.Command.cut_pipeline:type_name -> conveyor.router.state.v1.CutPipeline
-	18, // 10: conveyor.router.state.v1.Command.restart_pipeline:type_name -> conveyor.router.state.v1.RestartPipeline
-	20, // 11: conveyor.router.state.v1.Command.assign:type_name -> conveyor.router.state.v1.Assign
-	22, // 12: conveyor.router.state.v1.Command.end_assignments:type_name -> conveyor.router.state.v1.EndAssignments
-	24, // 13: conveyor.router.state.v1.Command.store_checkpoints:type_name -> conveyor.router.state.v1.StoreCheckpoints
-	19, // 14: conveyor.router.state.v1.Command.release_pipeline:type_name -> conveyor.router.state.v1.ReleasePipeline
-	3,  // 15: conveyor.router.state.v1.Command.announce_router:type_name -> conveyor.router.state.v1.AnnounceRouter
-	4,  // 16: conveyor.router.state.v1.Command.forget_router:type_name -> conveyor.router.state.v1.ForgetRouter
-	5,  // 17: conveyor.router.state.v1.Command.store_letter_mark:type_name -> conveyor.router.state.v1.StoreLetterMark
-	6,  // 18: conveyor.router.state.v1.Command.open_client_session:type_name -> conveyor.router.state.v1.OpenClientSession
-	7,  // 19: conveyor.router.state.v1.Command.end_client_session:type_name -> conveyor.router.state.v1.EndClientSession
+	9,  // 1: conveyor.router.state.v1.Command.found:type_name -> conveyor.router.state.v1.Found
+	10, // 2: conveyor.router.state.v1.Command.put_resources:type_name -> conveyor.router.state.v1.PutResources
+	12, // 3: conveyor.router.state.v1.Command.delete_resource:type_name -> conveyor.router.state.v1.DeleteResource
+	13, // 4: conveyor.router.state.v1.Command.open_session:type_name -> conveyor.router.state.v1.OpenSession
+	14, // 5: conveyor.router.state.v1.Command.end_session:type_name -> conveyor.router.state.v1.EndSession
+	15, // 6: conveyor.router.state.v1.Command.set_endpoints:type_name -> conveyor.router.state.v1.SetEndpoints
+	16, // 7: conveyor.router.state.v1.Command.adopt_plan:type_name -> conveyor.router.state.v1.AdoptPlan
+	17, // 8: conveyor.router.state.v1.Command.drain_pipeline:type_name -> conveyor.router.state.v1.DrainPipeline
+	18, // 9: conveyor.router.state.v1.Command.cut_pipeline:type_name -> conveyor.router.state.v1.CutPipeline
+	19, // 10: conveyor.router.state.v1.Command.restart_pipeline:type_name -> conveyor.router.state.v1.RestartPipeline
+	21, // 11: conveyor.router.state.v1.Command.assign:type_name -> conveyor.router.state.v1.Assign
+	23, // 12: conveyor.router.state.v1.Command.end_assignments:type_name -> conveyor.router.state.v1.EndAssignments
+	25, // 13: conveyor.router.state.v1.Command.store_checkpoints:type_name -> conveyor.router.state.v1.StoreCheckpoints
+	20, // 14: conveyor.router.state.v1.Command.release_pipeline:type_name -> conveyor.router.state.v1.ReleasePipeline
+	4,  // 15: conveyor.router.state.v1.Command.announce_router:type_name -> conveyor.router.state.v1.AnnounceRouter
+	5,  // 16: conveyor.router.state.v1.Command.forget_router:type_name -> conveyor.router.state.v1.ForgetRouter
+	6,  // 17: conveyor.router.state.v1.Command.store_letter_mark:type_name -> conveyor.router.state.v1.StoreLetterMark
+	7,  // 18: conveyor.router.state.v1.Command.open_client_session:type_name -> conveyor.router.state.v1.OpenClientSession
+	8,  // 19: conveyor.router.state.v1.Command.end_client_session:type_name -> conveyor.router.state.v1.EndClientSession
 	2,  // 20: conveyor.router.state.v1.Command.answer_client:type_name -> conveyor.router.state.v1.AnswerClient
-	27, // 21: conveyor.router.state.v1.AnnounceRouter.router:type_name -> conveyor.router.state.v1.Router
-	10, // 22: conveyor.router.state.v1.PutResources.resources:type_name -> conveyor.router.state.v1.PutResource
-	31, // 23: conveyor.router.state.v1.AdoptPlan.plan:type_name -> conveyor.router.state.v1.Plan
-	21, // 24: conveyor.router.state.v1.Assign.changes:type_name -> conveyor.router.state.v1.AssignChange
-	23, // 25: conveyor.router.state.v1.EndAssignments.ended:type_name -> conveyor.router.state.v1.EndedAssignment
-	36, // 26: conveyor.router.state.v1.StoreCheckpoints.checkpoints:type_name -> conveyor.router.state.v1.Checkpoint
-	30, // 27: conveyor.router.state.v1.ClientSession.decided:type_name -> conveyor.router.state.v1.DecidedChange
-	32, // 28: conveyor.router.state.v1.Plan.stages:type_name -> conveyor.router.state.v1.Stage
-	33, // 29: conveyor.router.state.v1.Plan.edges:type_name -> conveyor.router.state.v1.Edge
-	31, // 30: conveyor.router.state.v1.Pipeline.plan:type_name -> conveyor.router.state.v1.Plan
-	25, // 31: conveyor.router.state.v1.SnapshotEntry.resource:type_name -> conveyor.router.state.v1.Resource
-	26, // 32: conveyor.router.state.v1.SnapshotEntry.session:type_name -> conveyor.router.state.v1.Session
-	34, // 33: conveyor.router.state.v1.SnapshotEntry.pipeline:type_name -> conveyor.router.state.v1.Pipeline
-	35, // 34: conveyor.router.state.v1.SnapshotEntry.assignment:type_name -> conveyor.router.state.v1.Assignment
-	36, // 35: conveyor.router.state.v1.SnapshotEntry.checkpoint:type_name -> conveyor.router.state.v1.Checkpoint
-	39, // 36: conveyor.router.state.v1.SnapshotEntry.end:type_name -> conveyor.router.state.v1.SnapshotEnd
-	27, // 37: conveyor.router.state.v1.SnapshotEntry.router:type_name -> conveyor.router.state.v1.Router
-	28, // 38: conveyor.router.state.v1.SnapshotEntry.letter_mark:type_name -> conveyor.router.state.v1.LetterMark
-	29, // 39: conveyor.router.state.v1.SnapshotEntry.client_session:type_name -> conveyor.router.state.v1.ClientSession
-	40, // [40:40] is the sub-list for method output_type
-	40, // [40:40] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	3,  // 21: conveyor.router.state.v1.Command.adopt_signing_key:type_name -> conveyor.router.state.v1.AdoptSigningKey
+	28, // 22: conveyor.router.state.v1.AnnounceRouter.router:type_name -> conveyor.router.state.v1.Router
+	11, // 23: conveyor.router.state.v1.PutResources.resources:type_name -> conveyor.router.state.v1.PutResource
+	32, // 24: conveyor.router.state.v1.AdoptPlan.plan:type_name -> conveyor.router.state.v1.Plan
+	22, // 25: conveyor.router.state.v1.Assign.changes:type_name -> conveyor.router.state.v1.AssignChange
+	24, // 26: conveyor.router.state.v1.EndAssignments.ended:type_name -> conveyor.router.state.v1.EndedAssignment
+	37, // 27: conveyor.router.state.v1.StoreCheckpoints.checkpoints:type_name -> conveyor.router.state.v1.Checkpoint
+	31, // 28: conveyor.router.state.v1.ClientSession.decided:type_name -> conveyor.router.state.v1.DecidedChange
+	33, // 29: conveyor.router.state.v1.Plan.stages:type_name -> conveyor.router.state.v1.Stage
+	34, // 30: conveyor.router.state.v1.Plan.edges:type_name -> conveyor.router.state.v1.Edge
+	32, // 31: conveyor.router.state.v1.Pipeline.plan:type_name -> conveyor.router.state.v1.Plan
+	26, // 32: conveyor.router.state.v1.SnapshotEntry.resource:type_name -> conveyor.router.state.v1.Resource
+	27, // 33: conveyor.router.state.v1.SnapshotEntry.session:type_name -> conveyor.router.state.v1.Session
+	35, // 34: conveyor.router.state.v1.SnapshotEntry.pipeline:type_name -> conveyor.router.state.v1.Pipeline
+	36, // 35: conveyor.router.state.v1.SnapshotEntry.assignment:type_name -> conveyor.router.state.v1.Assignment
+	37, // 36: conveyor.router.state.v1.SnapshotEntry.checkpoint:type_name -> conveyor.router.state.v1.Checkpoint
+	40, // 37: conveyor.router.state.v1.SnapshotEntry.end:type_name -> conveyor.router.state.v1.SnapshotEnd
+	28, // 38: conveyor.router.state.v1.SnapshotEntry.router:type_name -> conveyor.router.state.v1.Router
+	29, // 39: conveyor.router.state.v1.SnapshotEntry.letter_mark:type_name -> conveyor.router.state.v1.LetterMark
+	30, // 40: conveyor.router.state.v1.SnapshotEntry.client_session:type_name -> conveyor.router.state.v1.ClientSession
+	3,  // 41: conveyor.router.state.v1.SnapshotEntry.signing_key:type_name -> conveyor.router.state.v1.AdoptSigningKey
+	42, // [42:42] is the sub-list for method output_type
+	42, // [42:42] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_state_proto_init() }
@@ -3696,8 +3783,9 @@ func file_state_proto_init() {
 		(*Command_OpenClientSession)(nil),
 		(*Command_EndClientSession)(nil),
 		(*Command_AnswerClient)(nil),
+		(*Command_AdoptSigningKey)(nil),
 	}
-	file_state_proto_msgTypes[38].OneofWrappers = []any{
+	file_state_proto_msgTypes[39].OneofWrappers = []any{
 		(*SnapshotEntry_Resource)(nil),
 		(*SnapshotEntry_Session)(nil),
 		(*SnapshotEntry_Pipeline)(nil),
@@ -3707,6 +3795,7 @@ func file_state_proto_init() {
 		(*SnapshotEntry_Router)(nil),
 		(*SnapshotEntry_LetterMark)(nil),
 		(*SnapshotEntry_ClientSession)(nil),
+		(*SnapshotEntry_SigningKey)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3714,7 +3803,7 @@ func file_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_state_proto_rawDesc), len(file_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   40,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
