@@ -102,6 +102,9 @@ func run(args []string, out io.Writer) int {
 		return 2
 	}
 	pattern, err := regexp.Compile(*only)
+	if err == nil && flags.NArg() > 0 {
+		err = fmt.Errorf("unexpected argument %q: -only selects", flags.Arg(0))
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
