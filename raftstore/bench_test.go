@@ -20,6 +20,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	wal "github.com/hashicorp/raft-wal"
 	"go.etcd.io/bbolt"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -34,14 +35,16 @@ import (
 //
 // The bare library always speaks in the clear; ours does so in plain, and with certificates in both directions in mtls.
 func BenchmarkProposeAgainstBareRaft(b *testing.B) {
-	for _, clients := range []int{1, 128} {
-		for _, wire := range []struct {
-			name string
-			tls  *tls.Config
-		}{{"plain", nil}, {"mtls", mutualTLS(b)}} {
-			b.Run(fmt.Sprintf("clients=%d/%s", clients, wire.name), func(b *testing.B) {
-				against(b, clients, startOurs(b, wire.tls), startBare(b))
-			})
+	for _, kind := range []raftstore.LogKind{raftstore.LogBolt, raftstore.LogWAL} {
+		for _, clients := range []int{1, 128} {
+			for _, wire := range []struct {
+				name string
+				tls  *tls.Config
+			}{{"plain", nil}, {"mtls", mutualTLS(b)}} {
+				b.Run(fmt.Sprintf("%s/clients=%d/%s", kind, clients, wire.name), func(b *testing.B) {
+					against(b, clients, startOurs(b, wire.tls), startBare(b))
+				})
+			}
 		}
 	}
 }
@@ -156,7 +159,7 @@ func startOurs(b *testing.B, wire *tls.Config) func([]byte) {
 	}
 	var stores []*raftstore.Store
 	for n, p := range peers {
-		store, err := raftstore.Open(b.Context(), raftstore.Config{Dir: b.TempDir(), ServerName: p.ServerName, Address: p.Address, Peers: peers, DialOptions: dial}, nothing{})
+		store, err := raftstore.Open(b.Context(), raftstore.Config{Dir: b.TempDir(), ServerName: p.ServerName, Address: p.Address, Peers: peers, DialOptions: dial, Log: kindOf(b)}, nothing{})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -194,6 +197,30 @@ func (bareFSM) Apply(*raft.Log) any                 { return nil }
 func (bareFSM) Snapshot() (raft.FSMSnapshot, error) { return nil, raft.ErrNothingNewToSnapshot }
 func (bareFSM) Restore(r io.ReadCloser) error       { return r.Close() }
 
+// bareLog is a log as the library's users open it.
+func bareLog(b *testing.B, dir string) interface {
+	raft.LogStore
+	raft.StableStore
+} {
+	b.Helper()
+	if kindOf(b) == raftstore.LogWAL {
+		log, err := wal.Open(dir)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { log.Close() })
+		return log
+	}
+	log, err := raftboltdb.New(raftboltdb.Options{
+		Path: filepath.Join(dir, "raft.db"), BoltOptions: &bbolt.Options{NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { log.Close() })
+	return log
+}
+
 func startBare(b *testing.B) func([]byte) {
 	b.Helper()
 	var transports []*raft.NetworkTransport
@@ -208,13 +235,7 @@ func startBare(b *testing.B) func([]byte) {
 	}
 	var nodes []*raft.Raft
 	for n, t := range transports {
-		dir := b.TempDir()
-		log, err := raftboltdb.New(raftboltdb.Options{
-			Path: filepath.Join(dir, "raft.db"), BoltOptions: &bbolt.Options{NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
-		})
-		if err != nil {
-			b.Fatal(err)
-		}
+		log := bareLog(b, b.TempDir())
 		conf := raft.DefaultConfig()
 		conf.LocalID, conf.Logger, conf.BatchApplyCh = first.Servers[n].ID, hclog.NewNullLogger(), true
 		snapshots := raft.NewInmemSnapshotStore()
@@ -230,7 +251,6 @@ func startBare(b *testing.B) func([]byte) {
 				b.Error(err)
 			}
 			t.Close()
-			log.Close()
 		})
 		nodes = append(nodes, node)
 	}

@@ -23,7 +23,13 @@ func cluster(t *testing.T, change func(int, *raftstore.Config)) *testCluster {
 	t.Helper()
 	c := &testCluster{t: t, journals: map[int]*journal{}}
 	c.Cluster = raftstoretest.New(t, raftstoretest.Config{
-		Servers: 3, Change: change,
+		Servers: 3,
+		Change: func(server int, cfg *raftstore.Config) {
+			cfg.Log = kindOf(t)
+			if change != nil {
+				change(server, cfg)
+			}
+		},
 		Machine: func(n int) raftstore.StateMachine { c.journals[n] = &journal{}; return c.journals[n] },
 	})
 	return c
@@ -58,6 +64,10 @@ func others(n int) []int {
 }
 
 func TestCluster_FoundsOnceAndKeepsCommandsWhenTheLeaderIsLost(t *testing.T) {
+	eachLog(t, clusterFoundsOnceAndKeepsCommandsWhenTheLeaderIsLost)
+}
+
+func clusterFoundsOnceAndKeepsCommandsWhenTheLeaderIsLost(t *testing.T) {
 	c := cluster(t, nil)
 	first := c.Leader()
 	for i := range 5 {
@@ -109,6 +119,10 @@ func TestCluster_LargeCommandsReachEveryServer(t *testing.T) {
 }
 
 func TestCluster_AMinorityAcknowledgesAndServesNothing(t *testing.T) {
+	eachLog(t, clusterAMinorityAcknowledgesAndServesNothing)
+}
+
+func clusterAMinorityAcknowledgesAndServesNothing(t *testing.T) {
 	c := cluster(t, nil)
 	c.write("a")
 	old := c.Leader()

@@ -59,9 +59,13 @@ func until(t *testing.T, what string, condition func() bool) {
 }
 
 func TestStore_StopsProposalsBeforeTheDiskIsFullAndGoesOnByItself(t *testing.T) {
+	eachLog(t, storeStopsProposalsBeforeTheDiskIsFullAndGoesOnByItself)
+}
+
+func storeStopsProposalsBeforeTheDiskIsFullAndGoesOnByItself(t *testing.T) {
 	dir := small(t)
 	j := &journal{}
-	s, err := raftstore.Open(t.Context(), raftstore.Config{Dir: filepath.Join(dir, "raft"), ServerName: "1", MinFree: 8 << 20}, j)
+	s, err := raftstore.Open(t.Context(), raftstore.Config{Dir: filepath.Join(dir, "raft"), ServerName: "1", MinFree: 8 << 20, Log: kindOf(t)}, j)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,11 +85,15 @@ func TestStore_StopsProposalsBeforeTheDiskIsFullAndGoesOnByItself(t *testing.T) 
 }
 
 func TestStore_AFullDiskEndsItInOrderAndNothingAcknowledgedIsLost(t *testing.T) {
+	eachLog(t, storeAFullDiskEndsItInOrderAndNothingAcknowledgedIsLost)
+}
+
+func storeAFullDiskEndsItInOrderAndNothingAcknowledgedIsLost(t *testing.T) {
 	dir := small(t)
 	open := func() (*raftstore.Store, *journal) {
 		t.Helper()
 		j := &journal{}
-		s, err := raftstore.Open(t.Context(), raftstore.Config{Dir: filepath.Join(dir, "raft"), ServerName: "1", MinFree: -1}, j)
+		s, err := raftstore.Open(t.Context(), raftstore.Config{Dir: filepath.Join(dir, "raft"), ServerName: "1", MinFree: -1, Log: kindOf(t)}, j)
 		if err != nil {
 			t.Fatal(err)
 		}

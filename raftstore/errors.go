@@ -52,6 +52,18 @@ func (e *HaltedError) Error() string {
 // Is reports whether target is ErrHalted.
 func (e *HaltedError) Is(target error) bool { return target == ErrHalted }
 
+// OtherLogError says that the log in a directory is not of the kind that was asked for. Nothing was changed.
+type OtherLogError struct {
+	Dir         string
+	Has, Wanted LogKind
+}
+
+// Error says what can be done.
+func (e *OtherLogError) Error() string {
+	return fmt.Sprintf("the log in %s is kept as %s, and %s was asked for: open it as it is; to change it, remove this server from its cluster, empty the directory, and add the server again",
+		e.Dir, e.Has, e.Wanted)
+}
+
 // DamagedError says that the state on disk is not what was written. Nothing was changed or deleted.
 type DamagedError struct {
 	// Path is the damaged file or directory.

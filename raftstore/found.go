@@ -12,6 +12,9 @@ import (
 
 // check completes the configuration.
 func (c *Config) check() error {
+	if err := c.Log.Validate(); err != nil {
+		return err
+	}
 	if len(c.Peers) == 0 {
 		c.Timeouts = Timeouts{aloneTimeout, aloneTimeout, aloneTimeout}
 		return nil

@@ -14,13 +14,6 @@ const diskWait = 5 * time.Second
 // termKey is under which raft keeps its term; see guard.SetUint64.
 const termKey = "CurrentTerm"
 
-// persistent is what raft must not lose: its log, its term and its votes.
-type persistent interface {
-	raft.LogStore
-	raft.StableStore
-	Close() error
-}
-
 // guard stands between raft and its disk. It remembers since when a write is under way. After one has failed it lets no other through: what a disk holds after a failed
 // flush is not known, and a second one that succeeds says nothing of the first.
 type guard struct {
@@ -47,6 +40,12 @@ func (g *guard) write(do func() error) error {
 		g.failed(err)
 	}
 	return err
+}
+
+// IsMonotonic implements raft.MonotonicLogStore: a log without gaps is emptied when a snapshot from another server goes beyond its end.
+func (g *guard) IsMonotonic() bool {
+	m, ok := g.persistent.(raft.MonotonicLogStore)
+	return ok && m.IsMonotonic()
 }
 
 // StoreLog implements raft.LogStore.

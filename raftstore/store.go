@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"google.golang.org/grpc"
 
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
@@ -47,6 +46,9 @@ type Config struct {
 	SnapshotThreshold uint64
 	// TrailingLogs is how many commands stay in the log behind a snapshot, for servers that lag; 0 means 10240. It is at least three times SnapshotThreshold.
 	TrailingLogs uint64
+	// Log is how the log lies on the disk. Empty means as it does already, and LogBolt in a new directory; another kind than the directory has is refused with an
+	// *OtherLogError.
+	Log LogKind
 	// MinFree is how many bytes must be free on the volume of Dir; below, commands are refused with a *LowDiskError, and a leader hands over. 0 means 128 MiB, or a
 	// twentieth of a smaller volume, and a negative value that commands go on until the disk is full, which ends the store.
 	MinFree int64
@@ -107,7 +109,7 @@ type Store struct {
 	alone     bool // founded without peers, and so without timeouts for them
 	logger    *slog.Logger
 	raft      *raft.Raft
-	log       *raftboltdb.BoltStore
+	log       persistent
 	guard     *guard
 	fault     atomic.Pointer[error]
 	room      room
@@ -151,7 +153,7 @@ func Open(ctx context.Context, cfg Config, machine StateMachine) (*Store, error)
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open raft store: %w", err)
 	}
-	log, err := openLog(cfg.Dir)
+	log, path, err := openLog(cfg.Dir, cfg.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +162,7 @@ func Open(ctx context.Context, cfg Config, machine StateMachine) (*Store, error)
 		changed: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}), diskHangs: make(chan struct{}),
 	}
 	s.guard = &guard{persistent: log, failed: s.fail}
-	if err := s.start(&cfg, logger); err != nil {
+	if err := s.start(&cfg, path, logger); err != nil {
 		if s.trans != nil {
 			err = errors.Join(err, s.trans.stop())
 		}
@@ -175,13 +177,13 @@ func Open(ctx context.Context, cfg Config, machine StateMachine) (*Store, error)
 	return s, nil
 }
 
-func (s *Store) start(cfg *Config, logger *slog.Logger) error {
+func (s *Store) start(cfg *Config, path string, logger *slog.Logger) error {
 	hlog := newHCLog(logger)
 	snapshots, snapshotIndex, err := openSnapshots(cfg.Dir, hlog)
 	if err != nil {
 		return err
 	}
-	if err := checkLog(cfg.Dir, s.log, snapshotIndex); err != nil {
+	if err := checkLog(path, s.log, snapshotIndex); err != nil {
 		return err
 	}
 	conf := s.raftConfig(cfg)
@@ -197,7 +199,11 @@ func (s *Store) start(cfg *Config, logger *slog.Logger) error {
 	if err := servers.Error(); err != nil {
 		return errors.Join(fmt.Errorf("read the cluster's configuration: %w", err), s.raft.Shutdown().Error())
 	}
-	if n := len(servers.Configuration().Servers); s.alone && n != 1 {
+	n := len(servers.Configuration().Servers)
+	if s.alone && n == 0 {
+		return errors.Join(&DamagedError{Path: path, Cause: errors.New("the cluster was founded, and neither the log nor a snapshot says of whom")}, s.raft.Shutdown().Error())
+	}
+	if s.alone && n != 1 {
 		return errors.Join(fmt.Errorf("%s belongs to a cluster of %d: %w", cfg.Dir, n, ErrSeveralServers), s.raft.Shutdown().Error())
 	}
 	return nil

@@ -69,7 +69,7 @@ func (j *journal) all() []string {
 
 func open(t *testing.T, dir string, m raftstore.StateMachine) *raftstore.Store {
 	t.Helper()
-	s, err := raftstore.Open(t.Context(), raftstore.Config{Dir: dir, ServerName: "1"}, m)
+	s, err := raftstore.Open(t.Context(), raftstore.Config{Dir: dir, ServerName: "1", Log: kindOf(t)}, m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,6 +100,10 @@ func propose(t *testing.T, s *raftstore.Store, cmd string) raftstore.Result {
 }
 
 func TestStore_LeadsSoonAndKeepsCommandsOverARestart(t *testing.T) {
+	eachLog(t, storeLeadsSoonAndKeepsCommandsOverARestart)
+}
+
+func storeLeadsSoonAndKeepsCommandsOverARestart(t *testing.T) {
 	dir := t.TempDir()
 	began := time.Now()
 	s := open(t, dir, &journal{})
@@ -133,6 +137,10 @@ func TestStore_LeadsSoonAndKeepsCommandsOverARestart(t *testing.T) {
 }
 
 func TestStore_SnapshotAndLogTogetherRestoreTheState(t *testing.T) {
+	eachLog(t, storeSnapshotAndLogTogetherRestoreTheState)
+}
+
+func storeSnapshotAndLogTogetherRestoreTheState(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, &journal{})
 	propose(t, s, "a")
@@ -157,7 +165,9 @@ func TestStore_SnapshotAndLogTogetherRestoreTheState(t *testing.T) {
 	refused(t, dir, raftstore.ErrDamaged)
 }
 
-func TestOpen_RefusesADirectoryInUse(t *testing.T) {
+func TestOpen_RefusesADirectoryInUse(t *testing.T) { eachLog(t, openRefusesADirectoryInUse) }
+
+func openRefusesADirectoryInUse(t *testing.T) {
 	dir := t.TempDir()
 	open(t, dir, &journal{})
 	refused(t, dir, raftstore.ErrInUse)
@@ -252,6 +262,10 @@ func TestPropose_RefusesWhatIsTooLarge(t *testing.T) {
 }
 
 func TestPropose_ConcurrentCommandsAreEachAppliedOnce(t *testing.T) {
+	eachLog(t, proposeConcurrentCommandsAreEachAppliedOnce)
+}
+
+func proposeConcurrentCommandsAreEachAppliedOnce(t *testing.T) {
 	j := &journal{}
 	s := open(t, t.TempDir(), j)
 	var wg sync.WaitGroup
@@ -279,7 +293,7 @@ func TestPropose_ConcurrentCommandsAreEachAppliedOnce(t *testing.T) {
 
 // child proposes numbers and prints each that was acknowledged, until it is killed.
 func child(dir string) int {
-	s, err := raftstore.Open(context.Background(), raftstore.Config{Dir: dir, ServerName: "1"}, &journal{})
+	s, err := raftstore.Open(context.Background(), raftstore.Config{Dir: dir, ServerName: "1", Log: raftstore.LogKind(os.Getenv("RAFTSTORE_TEST_LOG"))}, &journal{})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -299,9 +313,13 @@ func child(dir string) int {
 }
 
 func TestStore_KeepsEveryAcknowledgedCommandOverKill(t *testing.T) {
+	eachLog(t, storeKeepsEveryAcknowledgedCommandOverKill)
+}
+
+func storeKeepsEveryAcknowledgedCommandOverKill(t *testing.T) {
 	dir := t.TempDir()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), "RAFTSTORE_TEST_CHILD="+dir)
+	cmd.Env = append(os.Environ(), "RAFTSTORE_TEST_CHILD="+dir, "RAFTSTORE_TEST_LOG="+string(kindOf(t)))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {

@@ -27,6 +27,8 @@ type Config struct {
 	Peers env.Peers `env:"RAFT_PEERS" flag:"raft-peers" desc:"routers of the cluster, host:port,... in the order of their numbers; empty founds a cluster of one"`
 	// DataDir holds everything the router keeps: raft/ (log, snapshots, identity), dead-letters/ (the dead-letter store) and LOCK. One process at a time.
 	DataDir string `env:"DATA_DIR" flag:"data-dir" default:"./data" desc:"directory of the router's state"`
+	// RaftLog is how the log of the replicated state lies on the disk: bbolt or wal. Empty means as it does already, and bbolt in a new directory.
+	RaftLog string `env:"RAFT_LOG" flag:"raft-log" desc:"bbolt or wal, see docs/operations.md; default what the data directory has, bbolt in a new one"`
 	// OpsPort is the port of /metrics, /healthz and /readyz; 0 picks a free one.
 	OpsPort env.Port `env:"OPS_PORT" flag:"ops-port" default:"9090" desc:"port of /metrics, /healthz and /readyz"`
 	// DLQPort is the port at which the dead-letter servers of a cluster of several routers meet, at the host of their addresses in Peers. A router that is alone does not use
@@ -111,6 +113,9 @@ func (c *Config) Validate() error {
 	c.validatePeers(fault)
 	if c.MinFree < 0 {
 		fault("MIN_FREE: %s is negative", c.MinFree)
+	}
+	if err := raftstore.LogKind(c.RaftLog).Validate(); err != nil {
+		fault("RAFT_LOG: %w", err)
 	}
 	if c.DataDir == "" {
 		fault("DATA_DIR: is empty")

@@ -190,7 +190,7 @@ func (r *Router) openDir(context.Context) (err error) {
 func (r *Router) openRaft(ctx context.Context) (err error) {
 	cfg := raftstore.Config{
 		Dir: filepath.Join(r.cfg.DataDir, raftDir), ServerName: strconv.Itoa(r.cfg.NodeID), Peers: r.cfg.peers(), DialOptions: r.dialOptions,
-		Timeouts: r.cfg.RaftTimeouts, MinFree: int64(r.cfg.MinFree), Logger: r.logger,
+		Timeouts: r.cfg.RaftTimeouts, MinFree: int64(r.cfg.MinFree), Log: raftstore.LogKind(r.cfg.RaftLog), Logger: r.logger,
 	}
 	if self, listed := r.cfg.self(); listed {
 		cfg.Address = self.Address.String()
@@ -205,6 +205,9 @@ func (r *Router) openRaft(ctx context.Context) (err error) {
 	}
 	r.machine = state.New()
 	r.store, err = raftstore.Open(ctx, cfg, r.machine)
+	if other := (*raftstore.OtherLogError)(nil); errors.As(err, &other) {
+		return fmt.Errorf("RAFT_LOG: %w", err)
+	}
 	return err
 }
 

@@ -20,7 +20,7 @@ import (
 	conveyorv1 "github.com/conveyor-etl/conveyor/protos/conveyor/v1"
 )
 
-var powerCuts = flag.Int("powercuts", 30, "how often the power is cut")
+var powerCuts = flag.Int("powercuts", 20, "how often the power is cut, with each kind of log")
 
 // disk is a file system of its own, that can lose power: what was not synced by then is gone.
 type disk struct {
@@ -85,8 +85,14 @@ func (d *disk) restore() {
 
 // TestPowerLoss_WhatWasAcknowledgedIsThereAfterwards cuts the power of a router's disk while it takes changes and dead letters.
 func TestPowerLoss_WhatWasAcknowledgedIsThereAfterwards(t *testing.T) {
+	for _, kind := range []string{"bbolt", "wal"} {
+		t.Run(kind, func(t *testing.T) { cutPower(t, proc.NewRouter(t, "RAFT_LOG="+kind)) })
+	}
+}
+
+// cutPower loses power again and again while a router stores changes and letters.
+func cutPower(t *testing.T, router *proc.Router) {
 	d := newDisk(t)
-	router := proc.NewRouter(t)
 	router.KeepIn(filepath.Join(d.dir, "router"))
 	router.Start()
 	router.AwaitReady()

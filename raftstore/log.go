@@ -1,0 +1,121 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+
+	"github.com/hashicorp/raft"
+)
+
+// LogKind is how the log lies on the disk.
+type LogKind string
+
+// The kinds of log. Both hold what was acknowledged over a crash and a loss of power, and damage to what was written is refused when the store is opened.
+const (
+	// LogBolt is one file of bbolt, raft.db. Directories without a log get this one unless Config says otherwise.
+	LogBolt LogKind = "bbolt"
+	// LogWAL is a log of segments in the directory wal, which is written in order: commands are acknowledged in about half the time. It takes 16 MiB of the disk
+	// from the beginning, and is there on systems with flock only. Other than with LogBolt, a segment that somebody deletes while the store is closed is not missed if
+	// it is the newest.
+	LogWAL LogKind = "wal"
+)
+
+// Validate reports a kind that there is none of; the empty kind means what the directory has, or LogBolt.
+func (k LogKind) Validate() error {
+	switch k {
+	case "", LogBolt, LogWAL:
+		return nil
+	}
+	return fmt.Errorf("%q is no kind of log: use %s or %s", string(k), LogBolt, LogWAL)
+}
+
+// persistent is what raft must not lose: its log, its term and its votes.
+type persistent interface {
+	raft.LogStore
+	raft.StableStore
+	Close() error
+}
+
+// logPath is where a log of a kind lies.
+func logPath(dir string, kind LogKind) string {
+	if kind == LogWAL {
+		return filepath.Join(dir, walDir)
+	}
+	return filepath.Join(dir, boltFile)
+}
+
+// openLog opens the log, of which a directory has one, and returns where it lies. Its lock is what keeps a second process out.
+func openLog(dir string, kind LogKind) (log persistent, path string, err error) {
+	var has []LogKind
+	for _, k := range []LogKind{LogBolt, LogWAL} {
+		switch _, err := os.Stat(logPath(dir, k)); {
+		case err == nil:
+			has = append(has, k)
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, "", fmt.Errorf("look for the log: %w", err)
+		}
+	}
+	switch {
+	case len(has) > 1:
+		return nil, "", &DamagedError{Path: dir, Cause: fmt.Errorf("it holds two logs, %s and %s", logPath(dir, LogBolt), logPath(dir, LogWAL))}
+	case len(has) == 1 && kind != "" && kind != has[0]:
+		return nil, "", &OtherLogError{Dir: dir, Has: has[0], Wanted: kind}
+	case len(has) == 1:
+		kind = has[0]
+	}
+	path = logPath(dir, kind)
+	if kind == LogWAL {
+		log, err = openWAL(path)
+	} else {
+		log, err = openBolt(path)
+	}
+	return log, path, err
+}
+
+// checkLog reads what the library will read, so that damage is an error here and not a panic there.
+func checkLog(path string, log persistent, snapshotIndex uint64) (err error) {
+	damaged := func(cause error) error { return &DamagedError{Path: path, Cause: cause} }
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = damaged(fmt.Errorf("%v", p))
+		}
+	}()
+	first, err := log.FirstIndex()
+	if err != nil {
+		return damaged(err)
+	}
+	last, err := log.LastIndex()
+	if err != nil {
+		return damaged(err)
+	}
+	if last == 0 {
+		// A follower that got a snapshot may have no log yet, but its term lies beside it.
+		if term, err := log.GetUint64([]byte(termKey)); snapshotIndex > 0 && (err != nil || term == 0) {
+			return damaged(errors.New("the log is empty behind a snapshot"))
+		}
+		return nil
+	}
+	if first > snapshotIndex+1 {
+		return damaged(fmt.Errorf("the log begins at index %d and the newest snapshot ends at %d", first, snapshotIndex))
+	}
+	for index := max(first, snapshotIndex+1); index <= last; index++ {
+		var entry raft.Log
+		if err := log.GetLog(index, &entry); err != nil {
+			return damaged(fmt.Errorf("log index %d: %w", index, err))
+		}
+		if entry.Index != index {
+			return damaged(fmt.Errorf("log index %d holds the entry %d", index, entry.Index))
+		}
+		if entry.Type == raft.LogCommand {
+			if _, err := unseal(entry.Data); err != nil {
+				return damaged(fmt.Errorf("log index %d: %w", index, err))
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,56 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+const (
+	snapshotsDir    = "snapshots"
+	snapshotsKept   = 3
+	unfinishedPaths = ".tmp"
+)
+
+// openSnapshots opens the snapshots and checks the newest one; index is where it ends.
+func openSnapshots(dir string, logger hclog.Logger) (store *raft.FileSnapshotStore, index uint64, err error) {
+	path := filepath.Join(dir, snapshotsDir)
+	store, err = raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, logger)
+	if err != nil {
+		return nil, 0, fmt.Errorf("open snapshots: %w", err)
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return nil, 0, fmt.Errorf("open snapshots: %w", err)
+	}
+	listed, err := store.List()
+	if err != nil {
+		return nil, 0, fmt.Errorf("list snapshots: %w", err)
+	}
+	known := map[string]bool{}
+	for _, s := range listed {
+		known[s.ID] = true
+	}
+	for _, e := range entries {
+		// The library passes over a snapshot that it cannot list, and would take an older one for the newest.
+		if e.IsDir() && !strings.HasSuffix(e.Name(), unfinishedPaths) && !known[e.Name()] && len(listed) < snapshotsKept {
+			return nil, 0, &DamagedError{Path: filepath.Join(path, e.Name()), Cause: errors.New("its description cannot be read")}
+		}
+	}
+	if len(listed) == 0 {
+		return store, 0, nil
+	}
+	_, r, err := store.Open(listed[0].ID)
+	if err != nil {
+		return nil, 0, &DamagedError{Path: filepath.Join(path, listed[0].ID), Cause: err}
+	}
+	if err := r.Close(); err != nil {
+		return nil, 0, fmt.Errorf("close snapshot: %w", err)
+	}
+	return store, listed[0].Index, nil
+}
