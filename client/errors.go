@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -37,6 +38,7 @@ const (
 	ReasonRouterUnreachable      Reason = "ROUTER_UNREACHABLE"
 	ReasonLowDisk                Reason = "LOW_DISK"
 	ReasonDuplicateID            Reason = "DUPLICATE_ID"
+	ReasonBusy                   Reason = "BUSY"
 )
 
 // The errors that callers branch on, with errors.Is.
@@ -77,6 +79,8 @@ var (
 	ErrLowDisk = errors.New("the router's disk is nearly full")
 	// ErrDuplicateID is returned to a sidecar whose id belongs to another one, which is alive.
 	ErrDuplicateID = errors.New("the id belongs to another sidecar")
+	// ErrBusy is returned when the routers have too much to do at the moment; the *Error says when to come again.
+	ErrBusy = errors.New("the routers are busy")
 	// ErrUnreachable is returned when no router answered.
 	ErrUnreachable = errors.New("no router answered")
 	// ErrDenied is returned when the router does not know the caller or does not let it do this.
@@ -106,6 +110,7 @@ var sentinels = map[Reason]error{
 	ReasonRouterUnreachable:      ErrRouterUnreachable,
 	ReasonLowDisk:                ErrLowDisk,
 	ReasonDuplicateID:            ErrDuplicateID,
+	ReasonBusy:                   ErrBusy,
 }
 
 // byCode serves answers that carry no reason, such as those of a proxy or of a router that does not know a method.
@@ -134,6 +139,8 @@ type Error struct {
 	Metadata map[string]string
 	// Violations are what is wrong with a request, field by field.
 	Violations []Violation
+	// RetryAfter is how long the router wants not to be asked again; 0 when it does not say.
+	RetryAfter time.Duration
 }
 
 // Violation is one thing that is wrong with a request.
@@ -206,6 +213,8 @@ func fromWire(err error) error {
 			if d.GetDomain() == Domain {
 				e.Reason, e.Metadata = Reason(d.GetReason()), d.GetMetadata()
 			}
+		case *errdetails.RetryInfo:
+			e.RetryAfter = d.GetRetryDelay().AsDuration()
 		case *errdetails.BadRequest:
 			for _, v := range d.GetFieldViolations() {
 				e.Violations = append(e.Violations, Violation{Code: v.GetReason(), Path: v.GetField(), Message: v.GetDescription()})

@@ -46,6 +46,7 @@ var reasons = map[client.Reason]error{
 	client.ReasonRouterUnreachable:      client.ErrRouterUnreachable,
 	client.ReasonLowDisk:                client.ErrLowDisk,
 	client.ReasonDuplicateID:            client.ErrDuplicateID,
+	client.ReasonBusy:                   client.ErrBusy,
 }
 
 func TestErrors_EveryReasonComesBackAsItsOwnError(t *testing.T) {

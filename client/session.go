@@ -19,11 +19,11 @@ func (c *Client) Register(ctx context.Context, req *controlv1.RegisterRequest) (
 }
 
 // Heartbeat keeps the session and reports. ErrSessionEnded: register again.
-func (c *Client) Heartbeat(ctx context.Context, req *controlv1.HeartbeatRequest) error {
-	_, err := call(ctx, c, whenUnanswered, func(ctx context.Context, conn grpc.ClientConnInterface) (*controlv1.HeartbeatResponse, error) {
+func (c *Client) Heartbeat(ctx context.Context, req *controlv1.HeartbeatRequest) (*controlv1.HeartbeatResponse, error) {
+	resp, err := call(ctx, c, whenUnanswered, func(ctx context.Context, conn grpc.ClientConnInterface) (*controlv1.HeartbeatResponse, error) {
 		return controlv1.NewSidecarCoordinatorClient(conn).Heartbeat(ctx, req)
 	})
-	return wrap("heartbeat", err)
+	return resp, wrap("heartbeat", err)
 }
 
 // ReportEndpoints replaces what the routers know of the services beside the sidecar.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+	conveyorv1 "github.com/conveyor-etl/conveyor/protos/conveyor/v1"
 )
 
 // TestScale_AThousandSidecarsRegisterAtOnceAndAreKept is about bounds that must hold on any machine; how long it took is logged.
@@ -55,16 +56,36 @@ func TestScale_AThousandSidecarsRegisterAtOnceAndAreKept(t *testing.T) {
 			SourceStage: "in", Source: "default/in", Partition: fmt.Sprint(i), Counts: &controlv1.Counts{Read: 1000, Acknowledged: 990},
 		}})
 	}
-	const rounds = 5
-	before := cpu(t)
-	for range rounds {
-		each(func(i int, c *node) error {
-			_, err := c.coord.Heartbeat(t.Context(), &controlv1.HeartbeatRequest{Session: sessions[i], Lanes: report})
-			return err
+	var points []*controlv1.Checkpoint
+	for i := range lanes {
+		points = append(points, &controlv1.Checkpoint{
+			Pipeline: "default/p", SourceStage: "in", Partition: fmt.Sprint(i), Generation: 1, Sequence: 1, Position: []byte("0123456789abcdef"),
+			Epoch: &conveyorv1.Epoch{Incarnation: 1, Index: 1},
 		})
 	}
+	const rounds = 5
+	round := func(do func(i int, c *node) error) time.Duration {
+		before := cpu(t)
+		for range rounds {
+			each(do)
+		}
+		return ((cpu(t) - before) / rounds).Round(time.Millisecond)
+	}
+	pause := make([]time.Duration, sidecars)
+	beats := round(func(i int, c *node) error {
+		resp, err := c.coord.Heartbeat(t.Context(), &controlv1.HeartbeatRequest{Session: sessions[i], Lanes: report})
+		pause[i] = time.Duration(resp.GetCheckpointMillis()) * time.Millisecond
+		return err
+	})
+	if pause[0] != 2*time.Second {
+		t.Errorf("each of %d sidecars is to collect checkpoints for %v", sidecars, pause[0])
+	}
+	reports := round(func(i int, c *node) error {
+		_, err := c.coord.ReportCheckpoints(t.Context(), &controlv1.ReportCheckpointsRequest{Session: sessions[i], Checkpoints: points})
+		return err
+	})
 	// Both ends are in this process, so the router's share is less than half.
-	t.Logf("a round of heartbeats with %d lanes each costs %v of CPU, both ends together; there is one every 3 s", lanes, ((cpu(t) - before) / rounds).Round(time.Millisecond))
+	t.Logf("with %d lanes each, CPU of both ends together: a round of heartbeats, every 3 s, %v; a round of checkpoints, every %v, %v", lanes, beats, pause[0], reports)
 	list, err := n.admin.ListSidecars(t.Context(), &controlv1.ListSidecarsRequest{})
 	if err != nil || len(list.GetSidecars()) != sidecars {
 		t.Errorf("%d sidecars are known, %v", len(list.GetSidecars()), err)

@@ -66,7 +66,7 @@ type Config struct {
 // Register registers all services, those that this version refuses included.
 func Register(srv grpc.ServiceRegistrar, cfg Config) {
 	controlv1.RegisterAdminServiceServer(srv, &admin{Config: cfg})
-	controlv1.RegisterSidecarCoordinatorServer(srv, &coordinator{Config: cfg})
+	controlv1.RegisterSidecarCoordinatorServer(srv, &coordinator{Config: cfg, registrations: newAdmission("registrations", registering, registrationsWaiting, registrationPatience)})
 	controlv1.RegisterDeadLetterServiceServer(srv, &deadLetters{Config: cfg})
 	controlv1.RegisterServiceRegistryServer(srv, registry{})
 	controlv1.RegisterRaftServiceServer(srv, cfg.RaftService)

@@ -42,6 +42,7 @@ const (
 	reasonLagging                = "LAGGING"
 	reasonRouterUnreachable      = "ROUTER_UNREACHABLE"
 	reasonLowDisk                = "LOW_DISK"
+	reasonBusy                   = "BUSY"
 )
 
 // What the metadata of a reason says of a change that was perhaps made. Without it, none was.

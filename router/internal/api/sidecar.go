@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -33,7 +34,8 @@ var sidecarID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$`)
 type coordinator struct {
 	controlv1.UnimplementedSidecarCoordinatorServer
 	Config
-	takeovers session.Takeovers
+	takeovers     session.Takeovers
+	registrations *admission
 }
 
 // session checks that a call comes from a live session.
@@ -48,6 +50,11 @@ func (c *coordinator) Register(ctx context.Context, req *controlv1.RegisterReque
 	if err != nil {
 		return nil, err
 	}
+	leave, err := c.registrations.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	view := c.Machine.View()
 	if view.Sessions[req.GetSidecarId()] == nil && len(view.Sessions) >= maxSessions {
 		return nil, fail(codes.ResourceExhausted, reasonLimitExceeded, "%d sidecars are registered, which is the limit", maxSessions)
@@ -147,7 +154,19 @@ func (c *coordinator) Heartbeat(_ context.Context, req *controlv1.HeartbeatReque
 	c.Controller.Reports().Take(s, req.GetStages(), req.GetLanes(), func(pipeline string, generation uint64) bool {
 		return view.Pipelines[pipeline].GetGeneration() == generation
 	})
-	return &controlv1.HeartbeatResponse{}, nil
+	return &controlv1.HeartbeatResponse{CheckpointMillis: uint32(checkpointPause(len(view.Sessions)).Milliseconds())}, nil
+}
+
+const (
+	minCheckpointPause = 250 * time.Millisecond
+	maxCheckpointPause = 5 * time.Second
+	// checkpointsPerSecond is how many reports of checkpoints all sidecars together should make: each is a command of the log.
+	checkpointsPerSecond = 500
+)
+
+// checkpointPause is how long each of so many sidecars should collect checkpoints.
+func checkpointPause(sidecars int) time.Duration {
+	return min(max(time.Duration(sidecars)*time.Second/checkpointsPerSecond, minCheckpointPause), maxCheckpointPause)
 }
 
 // ReportEndpoints implements controlv1.SidecarCoordinatorServer.

@@ -24,6 +24,8 @@ type Engine interface {
 	Apply(key ed25519.PublicKey, assignments []*controlv1.Assignment)
 	// Ended returns the assignments that ran to their end. It may return one again.
 	Ended() []*controlv1.EndedAssignment
+	// PaceCheckpoints says how long to collect checkpoints before they are reported.
+	PaceCheckpoints(pause time.Duration)
 	// Changes is sent to, without blocking, when there is something new to acknowledge or to report.
 	Changes() <-chan struct{}
 	// Reports returns what goes on.

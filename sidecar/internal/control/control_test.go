@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/conveyor-etl/conveyor/client"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
@@ -28,6 +30,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type engine struct {
 	changes chan struct{}
 	applied chan []*controlv1.Assignment
+	paced   chan time.Duration // may be nil
 	inject  func(context.Context, *controlv1.Letter) (linkv1.Outcome, uint64, error)
 
 	mu     sync.Mutex
@@ -37,6 +40,12 @@ type engine struct {
 
 func newEngine() *engine {
 	return &engine{changes: make(chan struct{}, 1), applied: make(chan []*controlv1.Assignment, 100)}
+}
+
+func (e *engine) PaceCheckpoints(pause time.Duration) {
+	if e.paced != nil {
+		e.paced <- pause
+	}
 }
 
 func (e *engine) Apply(_ ed25519.PublicKey, a []*controlv1.Assignment) { e.applied <- a }
@@ -235,6 +244,45 @@ func TestSession_IgnoresAnOlderDesiredState(t *testing.T) {
 	r.Change(desire(10, assignment("in", 5), assignment("out", 10)))
 	if got := e.next(t); len(got) == 0 {
 		t.Error("an older state was applied")
+	}
+}
+
+func TestSession_ComesAgainWhenABusyRouterSaysSo(t *testing.T) {
+	const delay = 400 * time.Millisecond
+	r, e := routertest.Start(t), newEngine()
+	r.Change(func(s *routertest.State) {
+		s.Refuse = routertest.Refusal(codes.ResourceExhausted, client.ReasonBusy, &errdetails.RetryInfo{RetryDelay: durationpb.New(delay)})
+	})
+	c, err := client.Dial(t.Context(), []string{r.Address()}, client.WithRetryFor(100*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Register(t.Context(), &controlv1.RegisterRequest{SidecarId: "s1"}); !errors.Is(err, client.ErrBusy) {
+		t.Fatalf("got %v", err)
+	}
+	open(t, r, e)
+	r.Until(t, "the sidecar is refused", func(s *routertest.State) bool { return s.Refused > 1 })
+	began := time.Now()
+	r.Change(func(s *routertest.State) { s.Refuse = nil })
+	e.next(t)
+	if took := time.Since(began); took < delay/2 {
+		t.Errorf("it came again after %v, and was asked not to for %v", took, delay)
+	}
+}
+
+func TestSession_CollectsCheckpointsForAsLongAsTheRouterSays(t *testing.T) {
+	r, e := routertest.Start(t), newEngine()
+	e.paced = make(chan time.Duration, 1000)
+	r.Change(func(s *routertest.State) { s.CheckpointMillis = 2000 })
+	open(t, r, e)
+	select {
+	case got := <-e.paced:
+		if got != 2*time.Second {
+			t.Errorf("got %v", got)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("the engine was told nothing")
 	}
 }
 

@@ -113,10 +113,22 @@ func (s *Session) register(ctx context.Context) (*controlv1.RegisterResponse, ui
 			complained = time.Now()
 			s.log.Warn("not registered, still trying; what is assigned goes on", "sidecar", s.cfg.SidecarID, "err", err)
 		}
-		if !again.pause(ctx) {
+		if !sleep(ctx, retryAfter(err)) || !again.pause(ctx) {
 			return nil, 0, context.Cause(ctx)
 		}
 	}
+}
+
+// maxRetryAfter bounds what a router may ask for.
+const maxRetryAfter = time.Minute
+
+// retryAfter is how long the router does not want to be asked.
+func retryAfter(err error) time.Duration {
+	var refusal *client.Error
+	if !errors.As(err, &refusal) {
+		return 0
+	}
+	return min(refusal.RetryAfter, maxRetryAfter)
 }
 
 // acceptable checks what a router answered.
@@ -193,7 +205,7 @@ func (s *Session) Deregister(ctx context.Context, engine Engine) error {
 	}
 	revision, _ := s.effective()
 	// What went on last is worth a try, but the farewell does not depend on it.
-	err := s.client.Heartbeat(ctx, heartbeat(session, engine))
+	_, err := s.client.Heartbeat(ctx, heartbeat(session, engine))
 	if ended := engine.Ended(); len(ended) > 0 {
 		err = errors.Join(err, s.client.AcknowledgeAssignments(ctx, &controlv1.AcknowledgeAssignmentsRequest{Session: session, Revision: revision, Ended: ended}))
 	}

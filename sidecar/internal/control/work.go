@@ -25,7 +25,7 @@ func (w *work) heartbeats(ctx context.Context, every, ttl time.Duration) {
 	silent := w.resumed
 	for {
 		try, cancel := context.WithTimeout(ctx, max(ttl/2, every))
-		err := w.client.Heartbeat(try, heartbeat(w.session, w.engine))
+		resp, err := w.client.Heartbeat(try, heartbeat(w.session, w.engine))
 		cancel()
 		if ctx.Err() != nil {
 			return
@@ -38,6 +38,9 @@ func (w *work) heartbeats(ctx context.Context, every, ttl time.Duration) {
 			w.log.Info("heartbeats are answered again", "sidecar", w.cfg.SidecarID)
 		}
 		silent = err != nil
+		if pause := resp.GetCheckpointMillis(); err == nil && pause > 0 {
+			w.engine.PaceCheckpoints(time.Duration(pause) * time.Millisecond)
+		}
 		if !sleep(ctx, min(beatSpacing, every)) || !w.rest(ctx, every-beatSpacing) {
 			return
 		}
@@ -145,7 +148,7 @@ func (w *work) acknowledge(ctx context.Context) {
 			}
 			if len(pending) > 0 {
 				// What was counted last must be told before the router forgets who counted it.
-				if err := w.client.Heartbeat(ctx, heartbeat(w.session, w.engine)); !w.answer(err) {
+				if _, err := w.client.Heartbeat(ctx, heartbeat(w.session, w.engine)); !w.answer(err) {
 					if !again.pause(ctx) {
 						return
 					}

@@ -4,14 +4,19 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 )
 
-// checkpointPause is how long the checkpointer collects between two calls: what settles meanwhile goes in one. It bounds what a crash reads again, and how often
-// a sidecar makes the routers sync their disks.
-const checkpointPause = 250 * time.Millisecond
+// The checkpointer collects for a while between two calls: what settles meanwhile goes in one. That bounds what a crash reads again, and how often a sidecar makes
+// the routers sync their disks. Routers that have many sidecars ask for a longer pause than the first.
+const (
+	checkpointPause    = 250 * time.Millisecond
+	minCheckpointPause = 10 * time.Millisecond
+	maxCheckpointPause = 10 * time.Second
+)
 
 // maxCheckpoints is the most in one call.
 const maxCheckpoints = 256
@@ -31,6 +36,7 @@ type checkpointer struct {
 	log     *slog.Logger
 	wake    chan struct{}
 	hurried chan struct{} // a lane waits for its checkpoint: the pause ends
+	pause   atomic.Int64  // nanoseconds
 
 	mu    sync.Mutex
 	dirty map[reporter]bool
@@ -38,7 +44,14 @@ type checkpointer struct {
 }
 
 func newCheckpointer(control Control, memory Memory, log *slog.Logger) *checkpointer {
-	return &checkpointer{control: control, memory: memory, log: log, wake: make(chan struct{}, 1), hurried: make(chan struct{}, 1), dirty: make(map[reporter]bool)}
+	c := &checkpointer{control: control, memory: memory, log: log, wake: make(chan struct{}, 1), hurried: make(chan struct{}, 1), dirty: make(map[reporter]bool)}
+	c.pace(checkpointPause)
+	return c
+}
+
+// pace sets the pause, from the next one on.
+func (c *checkpointer) pace(pause time.Duration) {
+	c.pause.Store(int64(min(max(pause, minCheckpointPause), maxCheckpointPause)))
 }
 
 // report notes that a lane has something to store. It does not block.
@@ -136,7 +149,7 @@ func (c *checkpointer) remember(points []*controlv1.Checkpoint, results []contro
 
 // rest waits for the pause to end, and returns false when ctx ended.
 func (c *checkpointer) rest(ctx context.Context) bool {
-	pause := time.NewTimer(checkpointPause)
+	pause := time.NewTimer(time.Duration(c.pause.Load()))
 	defer pause.Stop()
 	select {
 	case <-ctx.Done():

@@ -33,6 +33,40 @@ func (*moving) checkpoint() *controlv1.Checkpoint { return &controlv1.Checkpoint
 
 func (m *moving) stored(*controlv1.Checkpoint, controlv1.CheckpointResult, error) { m.stores++ }
 
+func TestCheckpointer_CollectsForAsLongAsItIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		control := &storing{}
+		c := newCheckpointer(control, noMemory{}, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			c.run(ctx)
+		}()
+		defer func() { cancel(); <-done }()
+		for _, pause := range []time.Duration{2 * time.Second, checkpointPause, time.Hour} {
+			want := min(pause, maxCheckpointPause) // a router does not stop checkpoints
+			c.pace(pause)
+			busy := &moving{}
+			c.report(busy)
+			synctest.Wait()
+			before := control.calls
+			c.report(busy)
+			time.Sleep(want - time.Millisecond)
+			synctest.Wait()
+			if control.calls != before {
+				t.Errorf("stored after less than %v", want)
+			}
+			time.Sleep(time.Millisecond)
+			synctest.Wait()
+			if control.calls != before+1 {
+				t.Errorf("%d calls after %v", control.calls-before, want)
+			}
+			time.Sleep(want)
+		}
+	})
+}
+
 func TestCheckpointer_GathersWhatSettlesAndLetsALaneThatWaitsPass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		control := &storing{}

@@ -14,6 +14,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -113,6 +114,9 @@ func (e *Engine) Apply(key ed25519.PublicKey, assignments []*controlv1.Assignmen
 	e.mu.Unlock()
 	signal(e.wake)
 }
+
+// PaceCheckpoints says how long to collect checkpoints before they are reported.
+func (e *Engine) PaceCheckpoints(pause time.Duration) { e.checkpoints.pace(pause) }
 
 // Changes is sent to, without blocking, when there is something new to acknowledge or to report.
 func (e *Engine) Changes() <-chan struct{} { return e.changes }

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/conveyor-etl/conveyor/client"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
@@ -60,10 +61,13 @@ type State struct {
 	Checkpoints []*controlv1.Checkpoint
 	// Heartbeat and TTL are told to sidecars.
 	Heartbeat, TTL time.Duration
+	// CheckpointMillis is told to sidecars that send a heartbeat.
+	CheckpointMillis uint32
 	// AssignmentKey is told to sidecars.
 	AssignmentKey []byte
-	// Refuse, if set, is the answer to every registration.
-	Refuse error
+	// Refuse, if set, is the answer to every registration; Refused counts them.
+	Refuse  error
+	Refused int
 }
 
 // Start serves a router on a free port of loopback until the test ends.
@@ -145,8 +149,8 @@ func (r *Router) under(session *controlv1.Session, do func(*State)) error {
 }
 
 // Refusal is an error with a reason.
-func Refusal(code codes.Code, reason client.Reason) error {
-	st, err := status.New(code, string(reason)).WithDetails(&errdetails.ErrorInfo{Reason: string(reason), Domain: client.Domain})
+func Refusal(code codes.Code, reason client.Reason, more ...protoadapt.MessageV1) error {
+	st, err := status.New(code, string(reason)).WithDetails(append(more, &errdetails.ErrorInfo{Reason: string(reason), Domain: client.Domain})...)
 	if err != nil {
 		return err
 	}
@@ -159,6 +163,7 @@ func (r *Router) Register(_ context.Context, req *controlv1.RegisterRequest) (*c
 	var err error
 	r.Change(func(s *State) {
 		if err = s.Refuse; err != nil {
+			s.Refused++
 			return
 		}
 		s.Epoch++
@@ -176,7 +181,12 @@ func (r *Router) Register(_ context.Context, req *controlv1.RegisterRequest) (*c
 
 // Heartbeat implements SidecarCoordinator.
 func (r *Router) Heartbeat(_ context.Context, req *controlv1.HeartbeatRequest) (*controlv1.HeartbeatResponse, error) {
-	return &controlv1.HeartbeatResponse{}, r.under(req.GetSession(), func(s *State) { s.Heartbeats = append(s.Heartbeats, req) })
+	resp := &controlv1.HeartbeatResponse{}
+	err := r.under(req.GetSession(), func(s *State) {
+		s.Heartbeats = append(s.Heartbeats, req)
+		resp.CheckpointMillis = s.CheckpointMillis
+	})
+	return resp, err
 }
 
 // ReportEndpoints implements SidecarCoordinator.

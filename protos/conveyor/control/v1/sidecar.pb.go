@@ -619,9 +619,12 @@ func (x *LaneReport) GetStatus() *LaneStatus {
 }
 
 type HeartbeatResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// checkpoint_millis is how long the sidecar should collect checkpoints before it reports them: the more sidecars there are, the longer.
+	// 0 leaves it to the sidecar.
+	CheckpointMillis uint32 `protobuf:"varint,1,opt,name=checkpoint_millis,json=checkpointMillis,proto3" json:"checkpoint_millis,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *HeartbeatResponse) Reset() {
@@ -652,6 +655,13 @@ func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use HeartbeatResponse.ProtoReflect.Descriptor instead.
 func (*HeartbeatResponse) Descriptor() ([]byte, []int) {
 	return file_conveyor_control_v1_sidecar_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *HeartbeatResponse) GetCheckpointMillis() uint32 {
+	if x != nil {
+		return x.CheckpointMillis
+	}
+	return 0
 }
 
 type ReportEndpointsRequest struct {
@@ -2492,8 +2502,9 @@ const file_conveyor_control_v1_sidecar_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x127\n" +
-	"\x06status\x18\x03 \x01(\v2\x1f.conveyor.control.v1.LaneStatusR\x06status\"\x13\n" +
-	"\x11HeartbeatResponse\"\x8d\x01\n" +
+	"\x06status\x18\x03 \x01(\v2\x1f.conveyor.control.v1.LaneStatusR\x06status\"@\n" +
+	"\x11HeartbeatResponse\x12+\n" +
+	"\x11checkpoint_millis\x18\x01 \x01(\rR\x10checkpointMillis\"\x8d\x01\n" +
 	"\x16ReportEndpointsRequest\x126\n" +
 	"\asession\x18\x01 \x01(\v2\x1c.conveyor.control.v1.SessionR\asession\x12;\n" +
 	"\tendpoints\x18\x02 \x03(\v2\x1d.conveyor.control.v1.EndpointR\tendpoints\"\x19\n" +

@@ -506,6 +506,11 @@ func (m *HeartbeatResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.CheckpointMillis != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.CheckpointMillis))
+		i--
+		dAtA[i] = 0x8
+	}
 	return len(dAtA) - i, nil
 }
 
@@ -2444,6 +2449,9 @@ func (m *HeartbeatResponse) SizeVT() (n int) {
 	}
 	var l int
 	_ = l
+	if m.CheckpointMillis != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.CheckpointMillis))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -4313,6 +4321,25 @@ func (m *HeartbeatResponse) UnmarshalVT(dAtA []byte) error {
 			return fmt.Errorf("proto: HeartbeatResponse: illegal tag %d (wire type %d)", fieldNum, wire)
 		}
 		switch fieldNum {
+		case 1:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field CheckpointMillis", wireType)
+			}
+			m.CheckpointMillis = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.CheckpointMillis |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -9539,6 +9566,25 @@ func (m *HeartbeatResponse) UnmarshalVTUnsafe(dAtA []byte) error {
 			return fmt.Errorf("proto: HeartbeatResponse: illegal tag %d (wire type %d)", fieldNum, wire)
 		}
 		switch fieldNum {
+		case 1:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field CheckpointMillis", wireType)
+			}
+			m.CheckpointMillis = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.CheckpointMillis |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])

@@ -1,0 +1,86 @@
+package api_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/conveyor-etl/conveyor/router/internal/api"
+)
+
+// mustBeBusy checks a refusal and returns when to come again.
+func mustBeBusy(t *testing.T, err error) time.Duration {
+	t.Helper()
+	var reason string
+	var again time.Duration
+	for _, d := range status.Convert(err).Details() {
+		switch d := d.(type) {
+		case *errdetails.ErrorInfo:
+			reason = d.GetReason()
+		case *errdetails.RetryInfo:
+			again = d.GetRetryDelay().AsDuration()
+		}
+	}
+	if status.Code(err) != codes.ResourceExhausted || reason != "BUSY" || again < time.Second || again > 3*time.Second {
+		t.Errorf("got %v, reason %s, again in %v", err, reason, again)
+	}
+	return again
+}
+
+func TestAdmission_LetsSoManyInAndSomeWaitAndTheOthersComeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := api.NewAdmission("calls", 1, 1, 2*time.Second)
+		leave, err := a.Enter(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		waited := make(chan func())
+		go func() {
+			second, err := a.Enter(t.Context())
+			if err != nil {
+				t.Errorf("who waits in the queue: %v", err)
+			}
+			waited <- second
+		}()
+		synctest.Wait()
+		began := time.Now()
+		_, err = a.Enter(t.Context())
+		mustBeBusy(t, err)
+		if time.Since(began) > 0 {
+			t.Error("who finds the queue full waits")
+		}
+		leave()
+		second := <-waited
+		// Nobody leaves.
+		_, err = a.Enter(t.Context())
+		mustBeBusy(t, err)
+		if got := time.Since(began); got != 2*time.Second {
+			t.Errorf("it waited for %v", got)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := a.Enter(ctx); status.Code(err) != codes.Canceled {
+			t.Errorf("who is gone: %v", err)
+		}
+		second()
+		if leave, err = a.Enter(t.Context()); err != nil || a.Waiting() != 0 {
+			t.Errorf("afterwards %d wait, %v", a.Waiting(), err)
+		}
+		leave()
+	})
+}
+
+func TestCheckpointPause_GrowsWithTheSidecars(t *testing.T) {
+	for sidecars, want := range map[int]time.Duration{
+		0: 250 * time.Millisecond, 1: 250 * time.Millisecond, 125: 250 * time.Millisecond, 500: time.Second, 1000: 2 * time.Second, 10_000: 5 * time.Second,
+	} {
+		if got := api.CheckpointPause(sidecars); got != want {
+			t.Errorf("%d sidecars: %v, want %v", sidecars, got, want)
+		}
+	}
+}
