@@ -32,6 +32,14 @@ func openSnapshots(dir string, logger hclog.Logger) (store *raft.FileSnapshotSto
 	if err != nil {
 		return nil, 0, fmt.Errorf("list snapshots: %w", err)
 	}
+	for _, e := range entries {
+		// The library leaves behind what a crash interrupted, and it can be large.
+		if e.IsDir() && strings.HasSuffix(e.Name(), unfinishedPaths) {
+			if err := os.RemoveAll(filepath.Join(path, e.Name())); err != nil {
+				return nil, 0, fmt.Errorf("remove an unfinished snapshot: %w", err)
+			}
+		}
+	}
 	known := map[string]bool{}
 	for _, s := range listed {
 		known[s.ID] = true

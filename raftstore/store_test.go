@@ -26,6 +26,13 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("RAFTSTORE_TEST_CHILD"); dir != "" {
 		os.Exit(child(dir))
 	}
+	if dir := os.Getenv(serverEnv); dir != "" {
+		if err := serve(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	// What raft has not answered when it stops keeps its goroutine for ever.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/conveyor-etl/conveyor/raftstore.(*Store).await.func1"),
 		// The bare library of the benchmark does not wait for the connections that it accepted.
