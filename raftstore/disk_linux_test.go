@@ -49,15 +49,6 @@ func fill(t *testing.T, dir string, leave uint64) (free func()) {
 	}
 }
 
-func until(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !condition(); <-time.After(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 30 s: %s", what)
-		}
-	}
-}
-
 func TestStore_StopsProposalsBeforeTheDiskIsFullAndGoesOnByItself(t *testing.T) {
 	eachLog(t, storeStopsProposalsBeforeTheDiskIsFullAndGoesOnByItself)
 }

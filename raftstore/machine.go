@@ -109,7 +109,11 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 
 // Restore implements raft.FSM.
 func (f *fsm) Restore(r io.ReadCloser) error {
-	return errors.Join(f.machine.Restore(r), r.Close())
+	if err := errors.Join(f.machine.Restore(r), r.Close()); err != nil {
+		return err
+	}
+	f.applied.Store(endOf(r))
+	return nil
 }
 
 type snapshot func(io.Writer) error

@@ -3,6 +3,7 @@ package raftstore
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,9 +19,9 @@ const (
 )
 
 // openSnapshots opens the snapshots and checks the newest one; index is where it ends.
-func openSnapshots(dir string, logger hclog.Logger) (store *raft.FileSnapshotStore, index uint64, err error) {
+func openSnapshots(dir string, logger hclog.Logger) (snapshots raft.SnapshotStore, index uint64, err error) {
 	path := filepath.Join(dir, snapshotsDir)
-	store, err = raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, logger)
+	store, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, logger)
 	if err != nil {
 		return nil, 0, fmt.Errorf("open snapshots: %w", err)
 	}
@@ -51,7 +52,7 @@ func openSnapshots(dir string, logger hclog.Logger) (store *raft.FileSnapshotSto
 		}
 	}
 	if len(listed) == 0 {
-		return store, 0, nil
+		return snapshotStore{store}, 0, nil
 	}
 	_, r, err := store.Open(listed[0].ID)
 	if err != nil {
@@ -60,5 +61,37 @@ func openSnapshots(dir string, logger hclog.Logger) (store *raft.FileSnapshotSto
 	if err := r.Close(); err != nil {
 		return nil, 0, fmt.Errorf("close snapshot: %w", err)
 	}
-	return store, listed[0].Index, nil
+	return snapshotStore{store}, listed[0].Index, nil
+}
+
+// ending is a snapshot that says where it ends, which the library tells nobody who restores it.
+type ending struct {
+	io.ReadCloser
+	index uint64
+}
+
+// snapshotStore is the library's, with endings.
+type snapshotStore struct{ raft.SnapshotStore }
+
+// Open implements raft.SnapshotStore.
+func (s snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	meta, r, err := s.SnapshotStore.Open(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	return meta, ending{r, meta.Index}, nil
+}
+
+// endOf is the index at which a snapshot ends that a snapshotStore opened.
+func endOf(r io.ReadCloser) uint64 {
+	for {
+		switch wrapped := r.(type) {
+		case ending:
+			return wrapped.index
+		case interface{ WrappedReadCloser() io.ReadCloser }: // the library counts what is read
+			r = wrapped.WrappedReadCloser()
+		default:
+			return 0
+		}
+	}
 }

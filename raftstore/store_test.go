@@ -161,14 +161,23 @@ func storeSnapshotAndLogTogetherRestoreTheState(t *testing.T) {
 	if got := strings.Join(j.all(), ""); got != "ab" {
 		t.Errorf("commands %q", got)
 	}
+	if err := s.Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	before := s.AppliedIndex()
+	s.Close()
+	s = open(t, dir, &journal{})
+	if got := s.AppliedIndex(); got < before || got == 0 {
+		t.Errorf("restored from a snapshot it says that %d is applied, and said %d before", got, before)
+	}
 	s.Close()
 
 	// A byte of the newest snapshot flips.
 	files, _ := filepath.Glob(filepath.Join(dir, "snapshots", "*", "state.bin"))
-	if len(files) != 1 {
+	if len(files) != 2 {
 		t.Fatalf("snapshots: %v", files)
 	}
-	flip(t, files[0], func(data []byte) int { return 0 })
+	flip(t, files[1], func(data []byte) int { return 0 })
 	refused(t, dir, raftstore.ErrDamaged)
 }
 
@@ -378,6 +387,15 @@ func TestClose_EndsWhileLeadershipIsBeingGained(t *testing.T) {
 			}
 		case <-time.After(30 * time.Second):
 			t.Fatalf("the store has not closed after 30 s, in try %d", i)
+		}
+	}
+}
+
+func until(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !condition(); <-time.After(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 30 s: %s", what)
 		}
 	}
 }
