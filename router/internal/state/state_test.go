@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
 	"pgregory.net/rapid"
 
 	"github.com/conveyor-etl/conveyor/raftstore"
@@ -224,6 +226,60 @@ func TestMachine_SameLogSameStateAndSnapshotsRestoreIt(t *testing.T) {
 		}
 		if !bytes.Equal(snapshot(t, a), snapshot(t, b)) {
 			t.Fatal("states differ")
+		}
+	})
+}
+
+// timeless is a view without the times that are for people.
+func timeless(v *state.View) *state.View {
+	c := *v
+	c.Index = 0 // a view may be older than the last command that changed nothing in it
+	c.Resources, c.Sessions = maps.Clone(v.Resources), maps.Clone(v.Sessions)
+	for k, r := range c.Resources {
+		r = proto.CloneOf(r)
+		r.CreatedAtUnixNano, r.UpdatedAtUnixNano = 0, 0
+		c.Resources[k] = r
+	}
+	for k, s := range c.Sessions {
+		s = proto.CloneOf(s)
+		s.RegisteredAtUnixNano = 0
+		c.Sessions[k] = s
+	}
+	return &c
+}
+
+// A leader's clock may be years off, and that of the next one too.
+func TestMachine_NoDecisionDependsOnTheTimesOfCommands(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a, b, begin := state.New(), state.New(), prologue()
+		for i := range rapid.IntRange(1, 80).Draw(t, "commands") {
+			index := uint64(i) + 1
+			var c *statepb.Command
+			if i < len(begin) {
+				c = begin[i]
+			} else {
+				c = drawCommand(t, index, a.View())
+			}
+			apply := func(m *state.Machine, at int64) string {
+				c.AtUnixNano = at
+				cmd, err := proto.Marshal(c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				result := m.Apply(index, cmd)
+				if s, ok := result.(*statepb.Session); ok {
+					s = proto.CloneOf(s)
+					s.RegisteredAtUnixNano = 0
+					result = s
+				}
+				return fmt.Sprint(result)
+			}
+			if diff := cmp.Diff(apply(a, 0), apply(b, rapid.Int64().Draw(t, "at"))); diff != "" {
+				t.Fatalf("results differ: %s", diff)
+			}
+		}
+		if diff := cmp.Diff(timeless(a.View()), timeless(b.View()), protocmp.Transform()); diff != "" {
+			t.Fatalf("states differ: %s", diff)
 		}
 	})
 }
