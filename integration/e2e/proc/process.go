@@ -97,6 +97,9 @@ func environment() []string {
 	return out
 }
 
+// PID is the id of the process.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Log returns the end of what the process wrote.
 func (p *Process) Log() string { return p.log.String() }
 

@@ -107,6 +107,9 @@ func toWire(err error) error {
 		return rejected(rejection)
 	case errors.Is(err, raftstore.ErrNotLeader):
 		return fail(codes.Unavailable, reasonNotLeader, "this router does not lead the cluster: try again")
+	// Before what it is the outcome of: a flush that fails may have written all the same.
+	case errors.Is(err, raftstore.ErrUnknownOutcome):
+		return unknown("the cluster did not confirm in time; the change may or may not have been made")
 	case errors.Is(err, control.ErrLevel):
 		return fail(codes.Unimplemented, reasonNotAvailable, "%v", err)
 	case errors.Is(err, raftstore.ErrTooLarge):
@@ -117,8 +120,6 @@ func toWire(err error) error {
 		return fail(codes.Unavailable, reasonNotLeader, "this router is stopping: %v", err)
 	case errors.Is(err, raftstore.ErrHalted):
 		return fail(codes.Unavailable, reasonHalted, "this router has stopped: %v", err)
-	case errors.Is(err, raftstore.ErrUnknownOutcome):
-		return unknown("the cluster did not confirm in time; the change may or may not have been made")
 	case errors.Is(err, raftstore.ErrAlone):
 		return fail(codes.FailedPrecondition, reasonConflict, "this router runs alone: start it again with RAFT_PEERS listing itself and the routers to come, then add them")
 	case errors.Is(err, raftstore.ErrRefused):

@@ -31,6 +31,9 @@ func TestToWire_EveryErrorHasItsCodeAndReason(t *testing.T) {
 		{raftstore.ErrNotLeader, codes.Unavailable, "NOT_LEADER"},
 		{raftstore.ErrClosed, codes.Unavailable, "NOT_LEADER"},
 		{raftstore.ErrUnknownOutcome, codes.Unavailable, "NO_QUORUM"},
+		{raftstore.ErrDiskFailed, codes.Unavailable, "NOT_LEADER"},
+		{errors.Join(raftstore.ErrUnknownOutcome, raftstore.ErrDiskFailed), codes.Unavailable, "NO_QUORUM"}, // a failed flush may have written
+		{errors.Join(raftstore.ErrNotLeader, raftstore.ErrUnknownOutcome), codes.Unavailable, "NOT_LEADER"}, // a read that was not made
 		{raftstore.ErrTooLarge, codes.ResourceExhausted, "LIMIT_EXCEEDED"},
 		{&raftstore.HaltedError{}, codes.Unavailable, "HALTED"},
 		{dlq.ErrNotFound, codes.NotFound, "NOT_FOUND"},

@@ -2,6 +2,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -109,15 +110,17 @@ func (f *Forwarder) Unary(ctx context.Context, req any, info *grpc.UnaryServerIn
 		return handler(ctx, req)
 	}
 	deadline := time.Now().Add(f.cfg.Patience)
+	var refused error // by this router, after it had led
 	for {
 		here, to, err := f.choose(ctx, deadline)
 		if err != nil {
-			return nil, err
+			return nil, cmp.Or(refused, err)
 		}
 		if here {
 			resp, err := handler(ctx, req)
 			if isNotLeader(err) && !isForwarded(ctx) && time.Now().Before(deadline) && pause(ctx) {
-				continue // this router led when the call began, and lost that before anything was done
+				refused = err // this router led when the call began, and lost that before anything was done
+				continue
 			}
 			return resp, err
 		}
