@@ -192,7 +192,7 @@ func TestEachCode_HasACaseThatProducesIt(t *testing.T) {
 			service("Transform", "x", "{fields: []}"), service("Transform", "x", "{jq: .}"), service("Transform", "x", "{dedupe: {}}"), service("Transform", "x", "{wasm: {}}"),
 			service("Sink", "x", "{workload: {image: x}}"), service("Sink", "x", "{grpc: {endpoint: 'a:1'}, configFrom: []}"),
 			service("Sink", "x", "{grpc: {endpoint: 'a:1'}, placement: Auto}"), service("Sink", "x", "{grpc: {endpoint: 'a:1', tls: {}}}"),
-			pipeline("  source: in\n  sink: out\n  shareStages: true"), pipeline("  source: in\n  sink: out\n  onRouterLoss: pause"),
+			pipeline("  source: in\n  sink: out\n  shareStages: true"),
 			pipeline("  source: in\n  sink: out\n  dlq: {retention: {}}"), pipeline("  source: in\n  sink: out\n  dlq: {thresholds: {}}"),
 			stages(in + "  - {name: out, sink: out, from: [in], parallelism: 2}\n"), stages(in + "  - {name: f, fields: [], from: [in]}\n" + out),
 		},
@@ -248,7 +248,7 @@ func TestValidManifests_HaveNoFindings(t *testing.T) {
 	for _, text := range []string{
 		pipeline("  source: in\n  steps: [t, t]\n  sink: out") + services,
 		pipeline("  sources: [in]\n  sinks: [{name: out, when: 'value.a == 1'}, {name: out2, delivery: best-effort}]\n"+
-			"  delivery: {ordering: key-strict, batchSize: 10, inFlight: 20, maxSpan: 30}\n  onRouterLoss: continue\n  updatePolicy: drain\n"+
+			"  delivery: {ordering: key-strict, batchSize: 10, inFlight: 20, maxSpan: 30}\n  onRouterLoss: pause\n  updatePolicy: drain\n"+
 			"  deletionPolicy: drain\n  shareStages: false\n  enabled: false\n  dlq: {sink: out, maxRetries: 0, retryBackoffMs: 1, maxRetryBackoffMs: 1}") + services,
 		pipeline("  stages:\n  - {name: in, source: in}\n  - {name: c, cel: {map: '{\"a\": 1}'}, from: [in], parallelism: 1}\n"+
 			"  - {name: out, sink: out, from: [c, in], when: 'key == \"x\"'}") + services,

@@ -22,8 +22,9 @@ type PipelineSpec struct {
 	DLQ *DLQ `json:"dlq,omitempty"`
 	// Enabled false drains the pipeline and pauses it; its checkpoints stay. The default is true.
 	Enabled *bool `json:"enabled,omitempty"`
-	// OnRouterLoss says what a sidecar does when it reaches no router: continue (the default) goes on and catches up its checkpoints later.
-	OnRouterLoss string `json:"onRouterLoss,omitempty" enum:"continue" later:"pause"`
+	// OnRouterLoss says what a sidecar does when it reaches no router: continue (the default) goes on and catches up its checkpoints later; pause reads nothing more after
+	// half of the time that its session lives, so that less is read twice if somebody else goes on meanwhile.
+	OnRouterLoss string `json:"onRouterLoss,omitempty" enum:"continue|pause"`
 	// UpdatePolicy says how a changed pipeline replaces the running one: drain (the default) lets what is in flight end first.
 	UpdatePolicy string `json:"updatePolicy,omitempty" enum:"drain"`
 	// DeletionPolicy says how a deleted pipeline ends: drain (the default) lets what is in flight end first.
@@ -100,6 +101,7 @@ const (
 	DeliveryBestEffort = "best-effort"
 
 	OnRouterLossContinue = "continue"
+	OnRouterLossPause    = "pause"
 	PolicyDrain          = "drain"
 )
 

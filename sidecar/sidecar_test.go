@@ -54,6 +54,7 @@ func (e *engine) history() []string {
 	return slices.Clone(e.did)
 }
 
+func (e *engine) CutOff(bool)                                      {}
 func (e *engine) PaceCheckpoints(time.Duration)                    {}
 func (e *engine) Apply(ed25519.PublicKey, []*controlv1.Assignment) { e.note("apply") }
 func (e *engine) Ended() []*controlv1.EndedAssignment              { return nil }

@@ -3,6 +3,9 @@ package e2e_test
 import (
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/conveyor-etl/conveyor/integration/e2e/proc"
 )
 
 const (
@@ -114,6 +117,40 @@ func TestRecords_FlowWhileTheRouterIsDown(t *testing.T) {
 	r.router.Start()
 	r.cli.AwaitPhase("p", "Completed")
 	if n := r.complete("out", records); n != 0 {
+		t.Errorf("%d records arrived twice", n)
+	}
+}
+
+func TestRecords_StandStillWhileTheRouterIsDownWhereThePipelineWantsThat(t *testing.T) {
+	t.Parallel()
+	r := prepare(t).start()
+	manifests := r.simple(endless)
+	for i, m := range manifests {
+		manifests[i] = strings.Replace(m, "{source: in,", "{source: in, onRouterLoss: pause,", 1)
+	}
+	r.apply(manifests...)
+	r.awaitLines("out", 100)
+	r.router.Kill()
+	proc.Until(t, func() string {
+		if !strings.Contains(r.sidecar.Log(), "source pauses") {
+			return "the sidecar says nothing of a pause"
+		}
+		return ""
+	})
+	still, since := len(r.lines("out")), time.Now()
+	proc.Until(t, func() string {
+		if now := len(r.lines("out")); now != still {
+			still, since = now, time.Now()
+		}
+		if time.Since(since) < time.Second {
+			return "records still come"
+		}
+		return ""
+	})
+	r.router.Start()
+	r.awaitLines("out", still+200)
+	r.cli.Run("delete", "pipeline", "p")
+	if n := r.complete("out", len(r.lines("out"))); n != 0 {
 		t.Errorf("%d records arrived twice", n)
 	}
 }

@@ -217,6 +217,7 @@ func common(spec *dsl.PipelineSpec) *controlv1.StageSpec {
 func stageSpec(n *graph.Node, spec *dsl.PipelineSpec) *controlv1.StageSpec {
 	s := common(spec)
 	s.Kind, s.Service = kinds[n.Kind], n.Ref
+	s.PauseWithoutRouters = n.Kind == graph.Source && spec.OnRouterLoss == dsl.OnRouterLossPause
 	switch v := n.Service; {
 	case v.BuiltIn():
 		s.Work = &controlv1.StageSpec_Cel{Cel: &controlv1.CelWork{Filter: v.Filter, Map: v.Map}}

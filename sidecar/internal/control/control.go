@@ -24,6 +24,8 @@ type Engine interface {
 	Apply(key ed25519.PublicKey, assignments []*controlv1.Assignment)
 	// Ended returns the assignments that ran to their end. It may return one again.
 	Ended() []*controlv1.EndedAssignment
+	// CutOff says whether the routers have been silent for half of the session's time, or the session has ended: somebody else may soon go on with what is assigned here.
+	CutOff(cut bool)
 	// PaceCheckpoints says how long to collect checkpoints before they are reported.
 	PaceCheckpoints(pause time.Duration)
 	// Changes is sent to, without blocking, when there is something new to acknowledge or to report.

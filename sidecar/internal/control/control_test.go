@@ -31,6 +31,7 @@ type engine struct {
 	changes chan struct{}
 	applied chan []*controlv1.Assignment
 	paced   chan time.Duration // may be nil
+	cut     chan bool          // may be nil
 	inject  func(context.Context, *controlv1.Letter) (linkv1.Outcome, uint64, error)
 
 	mu     sync.Mutex
@@ -40,6 +41,12 @@ type engine struct {
 
 func newEngine() *engine {
 	return &engine{changes: make(chan struct{}, 1), applied: make(chan []*controlv1.Assignment, 100)}
+}
+
+func (e *engine) CutOff(cut bool) {
+	if e.cut != nil {
+		e.cut <- cut
+	}
 }
 
 func (e *engine) PaceCheckpoints(pause time.Duration) {
@@ -269,6 +276,32 @@ func TestSession_ComesAgainWhenABusyRouterSaysSo(t *testing.T) {
 	if took := time.Since(began); took < delay/2 {
 		t.Errorf("it came again after %v, and was asked not to for %v", took, delay)
 	}
+}
+
+func TestSession_TellsTheEngineWhenNoRouterAnswersForHalfTheTimeOfTheSession(t *testing.T) {
+	r, e := routertest.Start(t), newEngine()
+	e.cut = make(chan bool, 10_000)
+	r.Change(func(s *routertest.State) { s.TTL = 200 * time.Millisecond })
+	open(t, r, e)
+	until := func(want bool) {
+		t.Helper()
+		for late := time.After(30 * time.Second); ; {
+			select {
+			case got := <-e.cut:
+				if got == want {
+					return
+				}
+			case <-late:
+				t.Fatalf("the engine was not told %v", want)
+			}
+		}
+	}
+	until(false)
+	address := r.Address()
+	r.Stop()
+	until(true)
+	r.Serve(t, address)
+	until(false)
 }
 
 func TestSession_CollectsCheckpointsForAsLongAsTheRouterSays(t *testing.T) {

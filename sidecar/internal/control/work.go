@@ -23,6 +23,8 @@ func (w *work) answer(err error) bool {
 // heartbeats keeps the session and tells what goes on: at the pace of the router, and soon when something changed.
 func (w *work) heartbeats(ctx context.Context, every, ttl time.Duration) {
 	silent := w.resumed
+	contact := newContact(ttl/2, w.engine.CutOff)
+	defer contact.lost()
 	for {
 		try, cancel := context.WithTimeout(ctx, max(ttl/2, every))
 		resp, err := w.client.Heartbeat(try, heartbeat(w.session, w.engine))
@@ -36,6 +38,9 @@ func (w *work) heartbeats(ctx context.Context, every, ttl time.Duration) {
 			w.log.Warn("no answer to a heartbeat, still trying; what is assigned goes on", "sidecar", w.cfg.SidecarID, "err", err)
 		case ok && silent:
 			w.log.Info("heartbeats are answered again", "sidecar", w.cfg.SidecarID)
+		}
+		if err == nil {
+			contact.made()
 		}
 		silent = err != nil
 		if pause := resp.GetCheckpointMillis(); err == nil && pause > 0 {

@@ -57,6 +57,7 @@ type Engine struct {
 
 	checkpoints *checkpointer
 	letters     *undertaker
+	reach       reach
 
 	mu       sync.Mutex
 	desired  []*controlv1.Assignment
@@ -113,6 +114,18 @@ func (e *Engine) Apply(key ed25519.PublicKey, assignments []*controlv1.Assignmen
 	e.desired, e.signer = assignments, key
 	e.mu.Unlock()
 	signal(e.wake)
+}
+
+// CutOff says whether the routers have been silent for so long that what must not go on without them pauses.
+func (e *Engine) CutOff(cut bool) {
+	if !e.reach.set(cut) {
+		return
+	}
+	for _, s := range e.sorted() {
+		if s.spec.GetPauseWithoutRouters() {
+			e.log.Warn("source pauses while no router is reached, or goes on", "stage", s.key.String(), "pauses", cut)
+		}
+	}
 }
 
 // PaceCheckpoints says how long to collect checkpoints before they are reported.

@@ -377,6 +377,18 @@ func (r *reading) stored(c *controlv1.Checkpoint, result controlv1.CheckpointRes
 	signal(r.moved)
 }
 
+// pause notes that the lane pauses for want of a router, or goes on.
+func (r *reading) pause(on bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case on:
+		r.problem, r.unstored = noRouters, false
+	case r.problem == noRouters:
+		r.problem = ""
+	}
+}
+
 func (r *reading) setProblem(p string) {
 	r.mu.Lock()
 	r.problem = p

@@ -80,7 +80,9 @@ func (w *source) pull(lane context.Context, r *reading, beginning bool) (exhaust
 	drained := w.s.drained
 	var patience <-chan time.Time
 	for {
+		taken, reached := w.mayTake(r, events, drained == nil)
 		select {
+		case <-reached:
 		case <-ctx.Done():
 			return false, fmt.Errorf("%s: %w", name, context.Cause(ctx))
 		case <-drained:
@@ -91,7 +93,7 @@ func (w *source) pull(lane context.Context, r *reading, beginning bool) (exhaust
 			return false, nil
 		case err := <-failed:
 			return false, fmt.Errorf("%s: %w", name, err)
-		case m := <-events:
+		case m := <-taken:
 			// I2: what was taken goes on. Only the end of the lane itself leaves it unsettled.
 			end, err := w.handle(lane, r, p, m)
 			if err != nil {
@@ -112,6 +114,22 @@ func (w *source) pull(lane context.Context, r *reading, beginning bool) (exhaust
 			return exhausted, nil
 		}
 	}
+}
+
+// noRouters is what a lane says that pauses.
+const noRouters = "paused: no router is reached"
+
+// mayTake returns what the lane may take at the moment: nothing while it pauses for want of a router, unless it is to end. What is closed when that changes comes with it.
+func (w *source) mayTake(r *reading, events <-chan *wire.Message, ending bool) (taken <-chan *wire.Message, changed <-chan struct{}) {
+	if !w.s.spec.GetPauseWithoutRouters() || ending {
+		return events, nil
+	}
+	cut, changed := w.s.e.reach.look()
+	r.pause(cut)
+	if cut {
+		return nil, changed
+	}
+	return events, changed
 }
 
 // handle takes one response of a source. It returns the end when it was one.

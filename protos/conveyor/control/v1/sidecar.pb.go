@@ -1122,9 +1122,11 @@ type StageSpec struct {
 	Ordering Ordering         `protobuf:"varint,7,opt,name=ordering,proto3,enum=conveyor.control.v1.Ordering" json:"ordering,omitempty"`
 	Retry    *RetryPolicy     `protobuf:"bytes,8,opt,name=retry,proto3" json:"retry,omitempty"`
 	// from_start: the pipeline was told to begin anew in this generation.
-	FromStart     bool `protobuf:"varint,9,opt,name=from_start,json=fromStart,proto3" json:"from_start,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	FromStart bool `protobuf:"varint,9,opt,name=from_start,json=fromStart,proto3" json:"from_start,omitempty"`
+	// pause_without_routers: a source reads nothing more when no router has answered for half of the session's time, until one does.
+	PauseWithoutRouters bool `protobuf:"varint,10,opt,name=pause_without_routers,json=pauseWithoutRouters,proto3" json:"pause_without_routers,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *StageSpec) Reset() {
@@ -1229,6 +1231,13 @@ func (x *StageSpec) GetRetry() *RetryPolicy {
 func (x *StageSpec) GetFromStart() bool {
 	if x != nil {
 		return x.FromStart
+	}
+	return false
+}
+
+func (x *StageSpec) GetPauseWithoutRouters() bool {
+	if x != nil {
+		return x.PauseWithoutRouters
 	}
 	return false
 }
@@ -2545,7 +2554,7 @@ const file_conveyor_control_v1_sidecar_proto_rawDesc = "" +
 	"\aaddress\x18\x05 \x01(\tR\aaddress\x12(\n" +
 	"\x05epoch\x18\x06 \x01(\v2\x12.conveyor.v1.EpochR\x05epoch\x12\x1c\n" +
 	"\tcompleted\x18\a \x01(\bR\tcompleted\x12\x14\n" +
-	"\x05joins\x18\b \x01(\bR\x05joins\"\xe5\x03\n" +
+	"\x05joins\x18\b \x01(\bR\x05joins\"\x99\x04\n" +
 	"\tStageSpec\x12,\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x18.conveyor.v1.ServiceKindR\x04kind\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12E\n" +
@@ -2556,7 +2565,9 @@ const file_conveyor_control_v1_sidecar_proto_rawDesc = "" +
 	"\bordering\x18\a \x01(\x0e2\x1d.conveyor.control.v1.OrderingR\bordering\x126\n" +
 	"\x05retry\x18\b \x01(\v2 .conveyor.control.v1.RetryPolicyR\x05retry\x12\x1d\n" +
 	"\n" +
-	"from_start\x18\t \x01(\bR\tfromStartB\x06\n" +
+	"from_start\x18\t \x01(\bR\tfromStart\x122\n" +
+	"\x15pause_without_routers\x18\n" +
+	" \x01(\bR\x13pauseWithoutRoutersB\x06\n" +
 	"\x04work\"m\n" +
 	"\vServiceWork\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
