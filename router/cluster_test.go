@@ -298,6 +298,39 @@ func TestCluster_ALostLeaderCostsNoSessionAndNoStage(t *testing.T) {
 	})
 }
 
+func TestCluster_FiveRoutersSurviveTheLossOfTwo(t *testing.T) {
+	c := startCluster(t, 5)
+	f := c.follower()
+	f.apply(simple...)
+	a := f.register("a", both...)
+	a.awaitStages("in keep out")
+	a.awaitStored(f.node, "before")
+	var lost []*member
+	for i := range 2 {
+		leader := c.leader()
+		leader.stop()
+		lost = append(lost, leader)
+		await(t, func() string {
+			_, err := c.follower().tryApply(source(fmt.Sprintf("after-%d", i), "file"))
+			if err != nil {
+				return err.Error()
+			}
+			return ""
+		})
+	}
+	// Both may have been among the three that have copies of the letters, which are there when one of them is back.
+	lost[0].start()
+	lost[0].awaitReady()
+	left := c.follower()
+	a.awaitStored(left.node, "after")
+	if n := len(left.list(&controlv1.LetterFilter{Namespace: "default"})); n != 2 {
+		t.Errorf("%d letters", n)
+	}
+	if got := len(left.info().GetServers()); got != 5 {
+		t.Errorf("%d members", got)
+	}
+}
+
 func TestCluster_WithoutAMajorityItSaysSoAndAnswersStaleReads(t *testing.T) {
 	c := startCluster(t, 3)
 	f := c.follower()
