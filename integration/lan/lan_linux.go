@@ -10,7 +10,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/conveyor-etl/conveyor/integration/e2e/proc"
@@ -36,6 +38,7 @@ func New(t testing.TB) *Network {
 	if _, err := exec.LookPath("ip"); err != nil {
 		t.Skip("there is no ip: install iproute2")
 	}
+	sweep()
 	n := &Network{t: t, dir: t.TempDir(), cuts: map[[2]*Host]bool{}}
 	// The name of the first namespace keeps the addresses: another test with the same ones does not get it.
 	for tries := 0; ; tries++ {
@@ -57,8 +60,29 @@ func New(t testing.TB) *Network {
 	n.ip("link", "add", own, "type", "veth", "peer", "name", n.port(), "netns", n.prefix+"switch")
 	n.attach()
 	n.ip("addr", "add", n.address(1)+"/24", "dev", own)
-	n.ip("link", "set", own, "up")
+	n.ip("link", "set", own, "up", "alias", strconv.Itoa(os.Getpid()))
 	return n
+}
+
+// sweep removes the networks of tests that were killed, whose number is at the end of the cable to the test.
+func sweep() {
+	names, _ := filepath.Glob("/run/netns/conveyor-*-switch")
+	for _, name := range names {
+		prefix := strings.TrimSuffix(filepath.Base(name), "switch")
+		var x, y int
+		if _, err := fmt.Sscanf(prefix, "conveyor-%d-%d-", &x, &y); err != nil {
+			continue
+		}
+		alias, err := os.ReadFile(fmt.Sprintf("/sys/class/net/cv%d.%d/ifalias", x, y))
+		pid, convErr := strconv.Atoi(strings.TrimSpace(string(alias)))
+		if err != nil || convErr != nil || syscall.Kill(pid, 0) == nil {
+			continue // it is just made, or its test runs
+		}
+		left, _ := filepath.Glob("/run/netns/" + prefix + "*")
+		for _, l := range left {
+			_ = run("netns", "del", filepath.Base(l)) // another test may have been faster
+		}
+	}
 }
 
 // most is how many hosts there can be; each can move four times.

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +17,9 @@ import (
 	"github.com/conveyor-etl/conveyor/integration/lan"
 )
 
-func TestMain(m *testing.M) { os.Exit(proc.Main(m, map[string]proc.Child{"chat": chat})) }
+func TestMain(m *testing.M) {
+	os.Exit(proc.Main(m, map[string]proc.Child{"chat": chat, "killed": killed}))
+}
 
 // chat greets the host PEER by datagrams again and again, and prints each greeting that it hears.
 func chat(ctx context.Context) int {
@@ -128,5 +132,57 @@ func TestNetwork_AHostThatMovesIsFoundByItsName(t *testing.T) {
 	a.hears()
 	if b.IP() == was || !strings.Contains(a.Log(), "of "+b.IP()) {
 		t.Errorf("b was at %s, is at %s, and a heard\n%s", was, b.IP(), a.Log())
+	}
+}
+
+// doomed is a test that never comes to its cleanups.
+type doomed struct {
+	testing.TB
+	dir string
+}
+
+func (doomed) Helper()                  {}
+func (doomed) Context() context.Context { return context.Background() }
+func (doomed) Cleanup(func())           {}
+func (d doomed) TempDir() string        { return d.dir }
+func (doomed) Fatal(args ...any)        { panic(fmt.Sprint(args...)) }
+func (doomed) Skip(args ...any)         { panic(fmt.Sprint(args...)) }
+
+// killed makes a network with a host, prints what the names of its namespaces begin with, and waits for its end.
+func killed(ctx context.Context) int {
+	lan.New(doomed{dir: os.Getenv("NETWORK_DIR")}).Host("a")
+	names, _ := filepath.Glob("/run/netns/conveyor-*-switch")
+	for _, name := range names {
+		prefix := strings.TrimSuffix(filepath.Base(name), "switch")
+		var x, y int
+		_, _ = fmt.Sscanf(prefix, "conveyor-%d-%d-", &x, &y)
+		if alias, _ := os.ReadFile(fmt.Sprintf("/sys/class/net/cv%d.%d/ifalias", x, y)); strings.TrimSpace(string(alias)) == strconv.Itoa(os.Getpid()) {
+			fmt.Println(prefix)
+		}
+	}
+	<-ctx.Done()
+	return 0
+}
+
+func TestNetwork_OfATestThatWasKilledGoesWithTheNext(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root makes networks")
+	}
+	p := proc.StartChild(t, "killed", "NETWORK_DIR="+t.TempDir())
+	var left string
+	proc.Until(t, func() string {
+		if left = strings.TrimSpace(p.Log()); left == "" {
+			return "no network yet"
+		}
+		return ""
+	})
+	p.Kill()
+	before, err := filepath.Glob("/run/netns/" + left + "*")
+	if err != nil || len(before) != 2 {
+		t.Fatalf("the test that was killed left %v, %v", before, err)
+	}
+	lan.New(t)
+	if after, err := filepath.Glob("/run/netns/" + left + "*"); err != nil || len(after) > 0 {
+		t.Errorf("left: %v, %v", after, err)
 	}
 }
