@@ -88,18 +88,16 @@ func (r *report) endTest(e event) {
 // endPackage prints what the package itself said, which ends with the usual ok or FAIL line.
 func (r *report) endPackage(e event) {
 	text := at(r.output, name{e.Package, ""}).String()
+	died := e.Action == "fail" && r.unended(e.Package)
 	if e.Action == "fail" && r.failing[e.Package] == 0 {
 		// No test failed, so the reason is elsewhere: the build, TestMain, or the test that was running when the process died.
 		r.failed = append(r.failed, short(e.Package))
 		if b := r.builds[e.FailedBuild]; b != nil {
 			io.WriteString(r.w, b.String())
 		}
-		for key, b := range r.output {
-			if key.pkg == e.Package && key.test != "" {
-				io.WriteString(r.w, b.String())
-				delete(r.output, key)
-			}
-		}
+		died = true
+	}
+	if died {
 		io.WriteString(r.w, text)
 		return
 	}
@@ -108,6 +106,18 @@ func (r *report) endPackage(e event) {
 			io.WriteString(r.w, line)
 		}
 	}
+}
+
+// unended prints what the tests of a package said that were running when its process died, of a timeout for example, and reports whether there were any.
+func (r *report) unended(pkg string) (found bool) {
+	for key, b := range r.output {
+		if key.pkg == pkg && key.test != "" {
+			io.WriteString(r.w, b.String())
+			delete(r.output, key)
+			found = true
+		}
+	}
+	return found
 }
 
 var place = regexp.MustCompile(`^\s+\S+\.go:\d+: (.*)`)

@@ -61,6 +61,10 @@ func TestRun_TellsHowTheTestsEnded(t *testing.T) {
 			want: []string{"FAIL\texample.com/m", "\nFAIL  0 passed, 1 failed, 0 skipped\n"},
 		},
 		{
+			name: "a process that dies after a failed test", files: map[string]string{"m/m_test.go": "package m\n\nimport (\n\t\"os\"\n\t\"testing\"\n)\n\nfunc TestBad(t *testing.T) { t.Fatal(\"four is not five\") }\n\nfunc TestDies(t *testing.T) { println(\"last words\"); os.Exit(3) }\n"}, code: 1,
+			want: []string{"four is not five", "last words", "FAIL\texample.com/m"},
+		},
+		{
 			name: "a build that fails", files: map[string]string{"m/m.go": "package m\n\nvar x int = \"text\"\n", "m/m_test.go": "package m\n"}, code: 1,
 			want: []string{"m.go:3", "[build failed]", "\nFAIL  0 passed, 1 failed, 0 skipped\n"},
 		},
