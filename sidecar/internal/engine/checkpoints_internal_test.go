@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -14,11 +15,11 @@ import (
 // storing counts the calls and accepts everything.
 type storing struct {
 	Control
-	calls int
+	calls atomic.Int32
 }
 
 func (s *storing) ReportCheckpoints(_ context.Context, points []*controlv1.Checkpoint) ([]controlv1.CheckpointResult, error) {
-	s.calls++
+	s.calls.Add(1)
 	results := make([]controlv1.CheckpointResult, len(points))
 	for i := range results {
 		results[i] = controlv1.CheckpointResult_CHECKPOINT_RESULT_ACCEPTED
@@ -50,17 +51,17 @@ func TestCheckpointer_CollectsForAsLongAsItIsTold(t *testing.T) {
 			busy := &moving{}
 			c.report(busy)
 			synctest.Wait()
-			before := control.calls
+			before := control.calls.Load()
 			c.report(busy)
 			time.Sleep(want - time.Millisecond)
 			synctest.Wait()
-			if control.calls != before {
+			if control.calls.Load() != before {
 				t.Errorf("stored after less than %v", want)
 			}
 			time.Sleep(time.Millisecond)
 			synctest.Wait()
-			if control.calls != before+1 {
-				t.Errorf("%d calls after %v", control.calls-before, want)
+			if control.calls.Load() != before+1 {
+				t.Errorf("%d calls after %v", control.calls.Load()-before, want)
 			}
 			time.Sleep(want)
 		}
@@ -86,13 +87,13 @@ func TestCheckpointer_GathersWhatSettlesAndLetsALaneThatWaitsPass(t *testing.T) 
 			c.report(busy)
 			synctest.Wait()
 		}
-		if control.calls != 1 {
-			t.Errorf("%d calls within one pause", control.calls)
+		if control.calls.Load() != 1 {
+			t.Errorf("%d calls within one pause", control.calls.Load())
 		}
 		c.hurry(ending)
 		synctest.Wait()
-		if ending.stores != 1 || busy.stores != 2 || control.calls != 2 {
-			t.Errorf("a lane that waits was stored %d times, the other %d times, in %d calls", ending.stores, busy.stores, control.calls)
+		if ending.stores != 1 || busy.stores != 2 || control.calls.Load() != 2 {
+			t.Errorf("a lane that waits was stored %d times, the other %d times, in %d calls", ending.stores, busy.stores, control.calls.Load())
 		}
 		c.report(busy)
 		time.Sleep(checkpointPause)
