@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 
 	"github.com/hashicorp/raft"
+	"github.com/hashicorp/raft-wal/metadb"
 )
 
 // LogKind is how the log lies on the disk.
@@ -48,15 +49,32 @@ func logPath(dir string, kind LogKind) string {
 	return filepath.Join(dir, boltFile)
 }
 
+// hasLog reports whether there is a log of a kind, or something of one.
+func hasLog(dir string, kind LogKind) (bool, error) {
+	path := logPath(dir, kind)
+	if kind == LogWAL {
+		if parts, err := filepath.Glob(filepath.Join(path, "*.wal")); err != nil || len(parts) > 0 {
+			return true, err
+		}
+		path = filepath.Join(path, metadb.FileName)
+	}
+	_, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // openLog opens the log, of which a directory has one, and returns where it lies. Its lock is what keeps a second process out.
 func openLog(dir string, kind LogKind) (log persistent, path string, err error) {
 	var has []LogKind
 	for _, k := range []LogKind{LogBolt, LogWAL} {
-		switch _, err := os.Stat(logPath(dir, k)); {
-		case err == nil:
-			has = append(has, k)
-		case !errors.Is(err, fs.ErrNotExist):
+		there, err := hasLog(dir, k)
+		if err != nil {
 			return nil, "", fmt.Errorf("look for the log: %w", err)
+		}
+		if there {
+			has = append(has, k)
 		}
 	}
 	switch {
@@ -111,11 +129,47 @@ func checkLog(path string, log persistent, snapshotIndex uint64) (err error) {
 		if entry.Index != index {
 			return damaged(fmt.Errorf("log index %d holds the entry %d", index, entry.Index))
 		}
-		if entry.Type == raft.LogCommand {
-			if _, err := unseal(entry.Data); err != nil {
-				return damaged(fmt.Errorf("log index %d: %w", index, err))
-			}
+		if err := checkEntry(&entry); err != nil {
+			return damaged(fmt.Errorf("log index %d: %w", index, err))
 		}
 	}
 	return nil
+}
+
+// checkEntry checks what an entry holds against its kind, which is written beside it.
+func checkEntry(entry *raft.Log) error {
+	switch entry.Type {
+	case raft.LogCommand:
+		_, err := unseal(entry.Data)
+		return err
+	case raft.LogConfiguration:
+		raft.DecodeConfiguration(entry.Data) // panics when it is none
+		return nil
+	case raft.LogNoop, raft.LogBarrier:
+		if len(entry.Data) > 0 {
+			return errors.New("it is to be empty and is not")
+		}
+		return nil
+	default:
+		return fmt.Errorf("its kind %d is not known", entry.Type)
+	}
+}
+
+// closeGap empties a log without gaps that ends before the snapshot does: a snapshot of another server was taken, and the process ended before its log was emptied.
+func (s *Store) closeGap(snapshotIndex uint64) error {
+	if !s.guard.IsMonotonic() {
+		return nil
+	}
+	first, err := s.log.FirstIndex()
+	if err != nil {
+		return fmt.Errorf("read the log: %w", err)
+	}
+	last, err := s.log.LastIndex()
+	if err != nil {
+		return fmt.Errorf("read the log: %w", err)
+	}
+	if last == 0 || last >= snapshotIndex {
+		return nil
+	}
+	return s.guard.DeleteRange(first, last)
 }

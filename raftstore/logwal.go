@@ -1,10 +1,8 @@
 package raftstore
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -99,7 +97,7 @@ func openWAL(dir string) (log persistent, err error) {
 	if err != nil {
 		return nil, boltError(path, err)
 	}
-	if err := checkTail(dir, state); err != nil {
+	if err := repair(dir, meta, state); err != nil {
 		return nil, err
 	}
 	files := &segments{Filer: segment.NewFiler(dir, walfs.New())}
@@ -111,72 +109,4 @@ func openWAL(dir string) (log persistent, err error) {
 		return nil, fmt.Errorf("open %s: %w", dir, err)
 	}
 	return &walLog{w, files, meta, lock}, nil
-}
-
-// checkTail refuses damage in the segment that was being written. The library takes it for a write that a crash interrupted, and would drop what follows: but only the
-// last batch can be unfinished, since each is flushed before the next begins. So there is damage where a whole batch follows what is none.
-func checkTail(dir string, state types.PersistentState) error {
-	if len(state.Segments) == 0 {
-		return nil
-	}
-	tail := state.Segments[len(state.Segments)-1]
-	if !tail.SealTime.IsZero() {
-		return nil
-	}
-	path := filepath.Join(dir, segment.FileName(tail))
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // its name may have been lost with the power, before anything was written
-	}
-	if err != nil {
-		return fmt.Errorf("open the log: %w", err)
-	}
-	begin := 0
-	for frames := segmentHeader; ; frames = begin {
-		end, whole := batchEnd(data, begin, frames)
-		if !whole {
-			break
-		}
-		begin = end
-	}
-	for at := (begin + frameHeader) &^ (frameHeader - 1); at+frameHeader <= len(data); at += frameHeader {
-		if _, whole := batchEnd(data, at, at); whole {
-			return &DamagedError{Path: path, Cause: fmt.Errorf("what was written from byte %d on is not there any more, but what was written from byte %d on is", begin, at)}
-		}
-	}
-	return nil
-}
-
-// The form of a segment, as package segment of raft-wal documents it: a header, and frames of multiples of 8 bytes. Those of a batch end with a commit frame, which has
-// the checksum of the others.
-const (
-	segmentHeader = 32
-	frameHeader   = 8
-	entryFrame    = 1
-	indexFrame    = 2
-	commitFrame   = 3
-)
-
-// batchEnd returns the end of the batch whose frames begin at an offset and whose checksum covers what begins at another; false when there is no whole one.
-func batchEnd(data []byte, summed, frames int) (end int, whole bool) {
-	entries := 0
-	for at := frames; at+frameHeader <= len(data); {
-		value := binary.LittleEndian.Uint32(data[at+4:])
-		switch data[at] {
-		case entryFrame, indexFrame:
-			if data[at] == entryFrame {
-				entries++
-			}
-			next := int64(at) + frameHeader + (int64(value)+frameHeader-1)/frameHeader*frameHeader
-			if next > int64(len(data)) {
-				return 0, false
-			}
-			at = int(next)
-		case commitFrame:
-			return at + frameHeader, entries > 0 && crc32.Checksum(data[summed:at], castagnoli) == value
-		default:
-			return 0, false
-		}
-	}
-	return 0, false
 }

@@ -100,7 +100,8 @@ func (s *Store) change(ctx context.Context, start func() raft.IndexFuture) (uint
 	switch {
 	case err == nil:
 		return future.Index(), nil
-	case errors.Is(err, ErrNotLeader), errors.Is(err, ErrClosed), ctx.Err() != nil, errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrAbortedByRestore):
+	case errors.Is(err, ErrNotLeader), errors.Is(err, ErrClosed), ctx.Err() != nil, errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrAbortedByRestore),
+		errors.Is(err, ErrDiskFailed): // it may have been written all the same
 		return 0, fmt.Errorf("change the members: %w", err)
 	}
 	// What is left comes from before the change was written.

@@ -186,6 +186,9 @@ func (s *Store) start(cfg *Config, path string, logger *slog.Logger) error {
 	if err := checkLog(path, s.log, snapshotIndex); err != nil {
 		return err
 	}
+	if err := s.closeGap(snapshotIndex); err != nil {
+		return err
+	}
 	conf := s.raftConfig(cfg)
 	conf.Logger = hlog
 	if err := s.found(cfg, conf, snapshots); err != nil {

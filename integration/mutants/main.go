@@ -28,7 +28,7 @@ type mutant struct {
 var mutants = []mutant{
 	{
 		name: "the log is not synced",
-		Edit: overlay.Edit{File: "raftstore/disk.go", From: "		Path: path,\n", To: "		Path: path, NoSync: true,\n"},
+		Edit: overlay.Edit{File: "raftstore/logbolt.go", From: "		Path: path,\n", To: "		Path: path, NoSync: true,\n"},
 		pkg:  "./integration/chaos", run: "TestPowerLoss", args: []string{"-powercuts=10"},
 	},
 	{

@@ -16,9 +16,12 @@ type contact struct {
 	over bool
 }
 
-// newContact begins as if a router had answered just now. lost ends it.
-func newContact(patience time.Duration, tell func(lost bool)) *contact {
+// newContact begins as if a router had answered just now, or has been silent since ever. lost ends it.
+func newContact(patience time.Duration, silent bool, tell func(lost bool)) *contact {
 	c := &contact{patience: patience, tell: tell, last: time.Now()}
+	if silent {
+		tell(true)
+	}
 	c.timer = time.AfterFunc(patience, c.silent)
 	return c
 }
@@ -31,13 +34,16 @@ func (c *contact) silent() {
 	}
 }
 
-// made notes an answer.
-func (c *contact) made() {
+// made notes that what was sent at a time was answered. The routers count from when they got it, which was not before.
+func (c *contact) made(sent time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.last = time.Now()
-	c.timer.Reset(c.patience)
-	c.tell(false)
+	c.last = sent
+	left := c.patience - time.Since(sent)
+	c.timer.Reset(max(left, 0))
+	if left > 0 {
+		c.tell(false)
+	}
 }
 
 // lost ends the contact: until there is a new one, others may own what is assigned here.

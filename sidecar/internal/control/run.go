@@ -165,6 +165,8 @@ func (s *Session) hold(ctx context.Context, resp *controlv1.RegisterResponse, ed
 	w := &work{Session: s, registration: resp, resumed: remembered != nil, session: resp.GetSession(), engine: engine, beat: make(chan struct{}, 1), news: make(chan struct{}, 1)}
 	s.begin(w.session, cancel)
 	every, ttl := pace(resp)
+	// Before what was remembered goes on: somebody else may have gone on with it.
+	contact := newContact(ttl/2, remembered != nil, engine.CutOff)
 	if remembered != nil {
 		s.resumed()
 		engine.Apply(resp.GetAssignmentKey(), remembered.GetAssignments())
@@ -173,7 +175,7 @@ func (s *Session) hold(ctx context.Context, resp *controlv1.RegisterResponse, ed
 		s.log.Info("registered", "sidecar", s.cfg.SidecarID, "cluster", resp.GetClusterId(), "session", w.session.GetEpoch(), "ttl", ttl)
 	}
 	var wg sync.WaitGroup
-	wg.Go(func() { w.heartbeats(ctx, every, ttl) })
+	wg.Go(func() { w.heartbeats(ctx, every, ttl, contact) })
 	wg.Go(func() { w.watch(ctx) })
 	wg.Go(func() { w.acknowledge(ctx) })
 	wg.Go(func() { w.report(ctx, edition) })

@@ -21,11 +21,11 @@ func (w *work) answer(err error) bool {
 }
 
 // heartbeats keeps the session and tells what goes on: at the pace of the router, and soon when something changed.
-func (w *work) heartbeats(ctx context.Context, every, ttl time.Duration) {
+func (w *work) heartbeats(ctx context.Context, every, ttl time.Duration, contact *contact) {
 	silent := w.resumed
-	contact := newContact(ttl/2, w.engine.CutOff)
 	defer contact.lost()
 	for {
+		sent := time.Now()
 		try, cancel := context.WithTimeout(ctx, max(ttl/2, every))
 		resp, err := w.client.Heartbeat(try, heartbeat(w.session, w.engine))
 		cancel()
@@ -40,7 +40,7 @@ func (w *work) heartbeats(ctx context.Context, every, ttl time.Duration) {
 			w.log.Info("heartbeats are answered again", "sidecar", w.cfg.SidecarID)
 		}
 		if err == nil {
-			contact.made()
+			contact.made(sent)
 		}
 		silent = err != nil
 		if pause := resp.GetCheckpointMillis(); err == nil && pause > 0 {
