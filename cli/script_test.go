@@ -94,7 +94,7 @@ func TestScripts(t *testing.T) {
 
 // twoPorts finds a free port whose next are free too. It is none of those that systems give to connections: one of these may be taken while a script starts a server again.
 func twoPorts() (port, next int, err error) {
-	const first, last, beside = 10000, 30000, 3
+	const first, last, beside = 25000, 28000, 3
 	for range 1000 {
 		port = first + rand.IntN(last-first)
 		var held []net.Listener

@@ -87,7 +87,7 @@ func openLog(dir string, kind LogKind) (log persistent, path string, err error) 
 	}
 	path = logPath(dir, kind)
 	if kind == LogWAL {
-		log, err = openWAL(path)
+		log, err = openWAL(path, walSegment)
 	} else {
 		log, err = openBolt(path)
 	}
@@ -153,23 +153,4 @@ func checkEntry(entry *raft.Log) error {
 	default:
 		return fmt.Errorf("its kind %d is not known", entry.Type)
 	}
-}
-
-// closeGap empties a log without gaps that ends before the snapshot does: a snapshot of another server was taken, and the process ended before its log was emptied.
-func (s *Store) closeGap(snapshotIndex uint64) error {
-	if !s.guard.IsMonotonic() {
-		return nil
-	}
-	first, err := s.log.FirstIndex()
-	if err != nil {
-		return fmt.Errorf("read the log: %w", err)
-	}
-	last, err := s.log.LastIndex()
-	if err != nil {
-		return fmt.Errorf("read the log: %w", err)
-	}
-	if last == 0 || last >= snapshotIndex {
-		return nil
-	}
-	return s.guard.DeleteRange(first, last)
 }

@@ -187,15 +187,7 @@ func TestWAL_AWriteThatACrashInterruptedIsNoDamage(t *testing.T) {
 				}
 				tear(data, at, end)
 			})
-			for range 3 {
-				j := &journal{}
-				s = open(t, dir, j)
-				if got := j.all(); len(got) == 0 || !strings.HasPrefix(got[0], "first-") {
-					t.Fatalf("%d commands", len(got))
-				}
-				propose(t, s, "more")
-				s.Close()
-			}
+			goesOn(t, dir, 1)
 		})
 	}
 }

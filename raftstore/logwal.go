@@ -7,7 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"sync/atomic"
+	"sync"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -32,37 +32,106 @@ type walLog struct {
 	lock  *os.File
 }
 
-// segments are the files of a log. The next one is made in the background, and the library tells nobody why that failed.
+// segments are the files of a log. The library makes the next one in the background when one is full, tells nobody why that failed, and lets a deletion overtake it, which ruins
+// the log: so it is known here whether that is still to come.
 type segments struct {
-	*segment.Filer
-	failed atomic.Pointer[error]
+	types.SegmentFiler
+
+	mu     sync.Mutex
+	filled chan struct{} // closed when the next segment was made, or could not be; nil while none is full
+	failed error
 }
 
 // Create implements types.SegmentFiler.
 func (s *segments) Create(info types.SegmentInfo) (types.SegmentWriter, error) {
-	w, err := s.Filer.Create(info)
+	w, err := s.SegmentFiler.Create(info)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if err != nil {
-		s.failed.Store(&err)
+		s.failed = err
 	}
-	return w, err
+	if s.filled != nil {
+		close(s.filled)
+		s.filled = nil
+	}
+	return &segmentWriter{w, s}, err
 }
 
-// StoreLogs implements raft.LogStore.
-func (l *walLog) StoreLogs(logs []*raft.Log) error {
-	err := l.WAL.StoreLogs(logs)
-	if failed := l.files.failed.Load(); err != nil && failed != nil {
-		return fmt.Errorf("make the next segment of the log: %w", *failed)
+// RecoverTail implements types.SegmentFiler.
+func (s *segments) RecoverTail(info types.SegmentInfo) (types.SegmentWriter, error) {
+	w, err := s.SegmentFiler.RecoverTail(info)
+	return &segmentWriter{w, s}, err
+}
+
+// settled waits until no segment is full, and returns why the next one could not be made. The library holds its lock from before that until it is in use.
+func (s *segments) settled() error {
+	s.mu.Lock()
+	filled := s.filled
+	s.mu.Unlock()
+	if filled != nil {
+		<-filled
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed
+}
+
+// segmentWriter notes that its segment is full.
+type segmentWriter struct {
+	types.SegmentWriter
+	s *segments
+}
+
+// Append implements types.SegmentWriter.
+func (w *segmentWriter) Append(entries []types.LogEntry) error {
+	if err := w.SegmentWriter.Append(entries); err != nil {
+		return err
+	}
+	full, _, err := w.Sealed()
+	if full {
+		w.s.mu.Lock()
+		w.s.filled = make(chan struct{})
+		w.s.mu.Unlock()
 	}
 	return err
+}
+
+// StoreLogs implements raft.LogStore. A log that ends before the snapshot of another server is emptied when what comes behind that is stored, and not before: then the
+// snapshot has been restored.
+func (l *walLog) StoreLogs(logs []*raft.Log) error {
+	if len(logs) == 0 {
+		return nil
+	}
+	if err := l.files.settled(); err != nil {
+		return fmt.Errorf("make the next segment of the log: %w", err)
+	}
+	last, err := l.LastIndex()
+	if err != nil {
+		return err
+	}
+	if last != 0 && logs[0].Index > last+1 {
+		if err := l.DeleteRange(0, last); err != nil {
+			return err
+		}
+	}
+	return l.WAL.StoreLogs(logs)
 }
 
 // StoreLog implements raft.LogStore.
 func (l *walLog) StoreLog(log *raft.Log) error { return l.StoreLogs([]*raft.Log{log}) }
 
+// DeleteRange implements raft.LogStore.
+func (l *walLog) DeleteRange(first, last uint64) error {
+	if err := l.files.settled(); err != nil {
+		return fmt.Errorf("make the next segment of the log: %w", err)
+	}
+	return l.WAL.DeleteRange(first, last)
+}
+
 // Close ends the use of the log.
 func (l *walLog) Close() error { return errors.Join(l.WAL.Close(), l.meta.Close(), l.lock.Close()) }
 
-func openWAL(dir string) (log persistent, err error) {
+func openWAL(dir string, segmentBytes int) (log persistent, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the log: %w", err)
 	}
@@ -100,13 +169,17 @@ func openWAL(dir string) (log persistent, err error) {
 	if err := repair(dir, meta, state); err != nil {
 		return nil, err
 	}
-	files := &segments{Filer: segment.NewFiler(dir, walfs.New())}
-	w, err := wal.Open(dir, wal.WithMetaStore(meta), wal.WithSegmentFiler(files), wal.WithSegmentSize(walSegment), wal.WithLogger(hclog.NewNullLogger()))
+	files := &segments{SegmentFiler: segment.NewFiler(dir, walfs.New())}
+	w, err := wal.Open(dir, wal.WithMetaStore(meta), wal.WithSegmentFiler(files), wal.WithSegmentSize(segmentBytes), wal.WithLogger(hclog.NewNullLogger()))
 	switch {
 	case errors.Is(err, types.ErrCorrupt), errors.Is(err, fs.ErrNotExist):
 		return nil, &DamagedError{Path: dir, Cause: err}
 	case err != nil:
 		return nil, fmt.Errorf("open %s: %w", dir, err)
+	}
+	// The library does so when it first writes to a segment that it made, but not to one that it found: its name may not be on the disk yet.
+	if err := syncDir(dir); err != nil {
+		return nil, errors.Join(err, w.Close())
 	}
 	return &walLog{w, files, meta, lock}, nil
 }

@@ -33,11 +33,46 @@ func repair(dir string, meta *metadb.BoltMetaDB, state types.PersistentState) er
 		case newest:
 			return repairNewest(path, data, meta, state)
 		}
-		if found := scan(data); uint64(found.index) != info.IndexStart {
+		found := scan(data)
+		switch {
+		case found.entries <= info.MaxIndex-info.BaseIndex, info.IndexStart != 0 && uint64(found.index) != info.IndexStart:
 			return &DamagedError{Path: path, Cause: fmt.Errorf("what was written from byte %d on is not there any more", found.end)}
+		case info.IndexStart == 0:
+			// The library gave up its end for other entries, and left it without the index that it wants at the next start.
+			if state.Segments[i].IndexStart, err = addIndex(path, data, found); err != nil {
+				return err
+			}
+			if err := meta.CommitState(state); err != nil {
+				return fmt.Errorf("note the index of a segment: %w", err)
+			}
 		}
 	}
 	return nil
+}
+
+// addIndex writes the index of a segment that has none behind what is in it, durably, and returns where it is.
+func addIndex(path string, data []byte, found batch) (start uint64, err error) {
+	if found.index != 0 {
+		return uint64(found.index), nil
+	}
+	end := (found.end + frameHeader - 1) &^ (frameHeader - 1)
+	content := 4 * len(found.offsets)
+	b := make([]byte, frameHeader+(content+frameHeader-1)/frameHeader*frameHeader+frameHeader)
+	b[0] = indexFrame
+	binary.LittleEndian.PutUint32(b[4:], uint32(content))
+	for i, offset := range found.offsets {
+		binary.LittleEndian.PutUint32(b[frameHeader+4*i:], uint32(offset))
+	}
+	commit := b[len(b)-frameHeader:]
+	commit[0] = commitFrame
+	binary.LittleEndian.PutUint32(commit[4:], crc32.Checksum(b[:len(b)-frameHeader], castagnoli))
+	// What an unfinished batch left is gone first.
+	if rest := len(bytes.TrimRight(data[found.end:], "\x00")); rest > 0 {
+		if err := overwrite(path, found.end, make([]byte, rest)); err != nil {
+			return 0, err
+		}
+	}
+	return uint64(end + frameHeader), overwrite(path, end, b)
 }
 
 func repairNewest(path string, data []byte, meta *metadb.BoltMetaDB, state types.PersistentState) error {
@@ -50,7 +85,7 @@ func repairNewest(path string, data []byte, meta *metadb.BoltMetaDB, state types
 	}
 	// What is left of an unfinished batch might be taken for something later, behind what is written over its beginning.
 	if rest := len(bytes.TrimRight(data[found.end:], "\x00")); rest > 0 {
-		if err := wipe(path, found.end, rest); err != nil {
+		if err := overwrite(path, found.end, make([]byte, rest)); err != nil {
 			return err
 		}
 	}
@@ -61,7 +96,7 @@ func repairNewest(path string, data []byte, meta *metadb.BoltMetaDB, state types
 	full := &state.Segments[len(state.Segments)-1]
 	full.SealTime, full.IndexStart, full.MaxIndex = time.Now(), uint64(found.index), full.BaseIndex+found.entries-1
 	state.Segments = append(state.Segments, types.SegmentInfo{
-		ID: state.NextSegmentID, BaseIndex: full.MaxIndex + 1, MinIndex: full.MaxIndex + 1, SizeLimit: walSegment, Codec: full.Codec, CreateTime: time.Now(),
+		ID: state.NextSegmentID, BaseIndex: full.MaxIndex + 1, MinIndex: full.MaxIndex + 1, SizeLimit: full.SizeLimit, Codec: full.Codec, CreateTime: time.Now(),
 	})
 	state.NextSegmentID++
 	if err := meta.CommitState(state); err != nil {
@@ -70,15 +105,15 @@ func repairNewest(path string, data []byte, meta *metadb.BoltMetaDB, state types
 	return nil
 }
 
-// wipe writes zeros over a part of a file, durably.
-func wipe(path string, at, n int) error {
+// overwrite writes a part of a file, durably.
+func overwrite(path string, at int, b []byte) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("open the log: %w", err)
 	}
-	_, err = f.WriteAt(make([]byte, n), int64(at))
+	_, err = f.WriteAt(b, int64(at))
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("wipe what is unfinished in the log: %w", err)
+		return fmt.Errorf("finish the log: %w", err)
 	}
 	return nil
 }
@@ -97,7 +132,8 @@ const (
 type batch struct {
 	end     int // behind its commit frame
 	entries uint64
-	index   int // where the content of its index begins, or 0
+	index   int   // where the content of its index begins, or 0
+	offsets []int // of the entries
 }
 
 // scan reads the whole batches from the beginning of a segment on, and returns them as one.
@@ -107,7 +143,7 @@ func scan(data []byte) (found batch) {
 		if !whole {
 			return found
 		}
-		found = batch{end: b.end, entries: found.entries + b.entries, index: max(found.index, b.index)}
+		found = batch{end: b.end, entries: found.entries + b.entries, index: max(found.index, b.index), offsets: append(found.offsets, b.offsets...)}
 	}
 }
 
@@ -118,6 +154,7 @@ func readBatch(data []byte, summed, frames int) (b batch, whole bool) {
 		switch data[at] {
 		case entryFrame:
 			b.entries++
+			b.offsets = append(b.offsets, at)
 		case indexFrame:
 			b.index = at + frameHeader
 		case commitFrame:

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -186,9 +187,6 @@ func (s *Store) start(cfg *Config, path string, logger *slog.Logger) error {
 	if err := checkLog(path, s.log, snapshotIndex); err != nil {
 		return err
 	}
-	if err := s.closeGap(snapshotIndex); err != nil {
-		return err
-	}
 	conf := s.raftConfig(cfg)
 	conf.Logger = hlog
 	if err := s.found(cfg, conf, snapshots); err != nil {
@@ -196,6 +194,11 @@ func (s *Store) start(cfg *Config, path string, logger *slog.Logger) error {
 	}
 	if s.raft, err = raft.NewRaft(conf, s.fsm, s.guard, s.guard, snapshots, s.trans); err != nil {
 		return fmt.Errorf("start raft: %w", err)
+	}
+	// The library would go on from an older one.
+	if s.fsm.applied.Load() < snapshotIndex {
+		cause := fmt.Errorf("the snapshot that ends at index %d could not be restored", snapshotIndex)
+		return errors.Join(&DamagedError{Path: filepath.Join(cfg.Dir, snapshotsDir), Cause: cause}, s.raft.Shutdown().Error())
 	}
 	s.server.applied = s.raft.AppliedIndex
 	servers := s.raft.GetConfiguration()

@@ -309,7 +309,7 @@ func proposeConcurrentCommandsAreEachAppliedOnce(t *testing.T) {
 
 // child proposes numbers and prints each that was acknowledged, until it is killed.
 func child(dir string) int {
-	s, err := raftstore.Open(context.Background(), raftstore.Config{Dir: dir, ServerName: "1", Log: raftstore.LogKind(os.Getenv("RAFTSTORE_TEST_LOG"))}, &journal{})
+	s, err := raftstore.Open(context.Background(), raftstore.Config{Dir: dir, ServerName: "1", Log: raftstore.LogKind(os.Getenv(logEnv))}, &journal{})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -335,7 +335,7 @@ func TestStore_KeepsEveryAcknowledgedCommandOverKill(t *testing.T) {
 func storeKeepsEveryAcknowledgedCommandOverKill(t *testing.T) {
 	dir := t.TempDir()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), "RAFTSTORE_TEST_CHILD="+dir, "RAFTSTORE_TEST_LOG="+string(kindOf(t)))
+	cmd.Env = append(os.Environ(), "RAFTSTORE_TEST_CHILD="+dir, logEnv+"="+string(kindOf(t)))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {

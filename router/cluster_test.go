@@ -107,7 +107,7 @@ func listen(t *testing.T, address string) net.Listener {
 // listenAnywhere opens a port that is none of those that systems give to connections: one of these may be taken while a router is away.
 func listenAnywhere(t *testing.T) net.Listener {
 	t.Helper()
-	const first, last = 10000, 30000
+	const first, last = 22000, 25000
 	for range 1000 {
 		var lc net.ListenConfig
 		if lis, err := lc.Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(last-first))); err == nil {
@@ -311,8 +311,11 @@ func TestCluster_FiveRoutersSurviveTheLossOfTwo(t *testing.T) {
 		leader.stop()
 		lost = append(lost, leader)
 		await(t, func() string {
-			_, err := c.follower().tryApply(source(fmt.Sprintf("after-%d", i), "file"))
-			if err != nil {
+			f := c.follower()
+			if _, err := f.tryApply(source(fmt.Sprintf("after-%d", i), "file")); err != nil {
+				return err.Error()
+			}
+			if _, err := f.coord.Heartbeat(t.Context(), &controlv1.HeartbeatRequest{Session: a.session}); err != nil {
 				return err.Error()
 			}
 			return ""

@@ -59,7 +59,7 @@ func TestDisk_AFlushThatFailsOrHangsEndsTheRouterAndLosesNothing(t *testing.T) {
 	logs := map[string]string{"bbolt": "raft.db", "wal": "wal/*.wal"}
 	for name, fault := range map[string]struct{ inject, says string }{
 		"fails": {"error=EIO", "disk failed"},
-		"hangs": {"delay_enter=8s", "disk hangs"},
+		"hangs": {"delay_enter=15s", "disk hangs"},
 	} {
 		for kind, file := range logs {
 			t.Run(name+"/"+kind, func(t *testing.T) {

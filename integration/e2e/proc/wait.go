@@ -4,9 +4,11 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -33,15 +35,17 @@ func Until(t testing.TB, look func() string) {
 }
 
 // ports are those that were given out, so that no two tests of a process get the same.
+// ports are those of this process, each with the lock that keeps it from the tests of other packages.
 var ports = struct {
 	mu   sync.Mutex
-	used map[int]bool
-}{used: map[int]bool{}}
+	used map[int]*os.File
+}{used: map[int]*os.File{}}
 
-// The ports below those that systems give to outgoing connections, so that a process which comes back finds its port free.
+// The ports below those that systems give to outgoing connections, so that a process which comes back finds its port free. Those up to 29999 are of the tests that choose
+// theirs without this package: of router from 22000 on, of cli from 25000, of raftstore from 28000.
 const (
 	firstPort = 10000
-	lastPort  = 29999
+	lastPort  = 21999
 )
 
 // Port returns a free port of loopback.
@@ -51,20 +55,44 @@ func Port(t testing.TB) int {
 	defer ports.mu.Unlock()
 	for range 1000 {
 		port := firstPort + rand.IntN(lastPort-firstPort+1)
-		if ports.used[port] {
+		if ports.used[port] != nil {
+			continue
+		}
+		lock := reserve(t, port)
+		if lock == nil {
 			continue
 		}
 		var lc net.ListenConfig
 		lis, err := lc.Listen(t.Context(), "tcp", Loopback(port))
 		if err != nil {
+			_ = lock.Close()
 			continue
 		}
 		_ = lis.Close()
-		ports.used[port] = true
+		ports.used[port] = lock
 		return port
 	}
 	t.Fatal("no free port")
 	return 0
+}
+
+// reserve locks a port until this process ends, or returns nil when another one has it: between the look whether it is free and the start of who is to have it, another
+// test would find it free too.
+func reserve(t testing.TB, port int) *os.File {
+	t.Helper()
+	dir := filepath.Join(os.TempDir(), "conveyor-test-ports")
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(port)), os.O_RDWR|os.O_CREATE, 0o666)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil
+	}
+	return f
 }
 
 // Loopback is the address of a port of this machine.

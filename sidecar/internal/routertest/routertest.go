@@ -65,9 +65,10 @@ type State struct {
 	CheckpointMillis uint32
 	// AssignmentKey is told to sidecars.
 	AssignmentKey []byte
-	// Refuse, if set, is the answer to every registration; Refused counts them.
-	Refuse  error
-	Refused int
+	// Refuse, if set, is the answer to every registration; Refused counts them, and RefusedAt is when the last one was. RegisteredAt is when the last one succeeded.
+	Refuse                  error
+	Refused                 int
+	RefusedAt, RegisteredAt time.Time
 }
 
 // Start serves a router on a free port of loopback until the test ends.
@@ -164,8 +165,10 @@ func (r *Router) Register(_ context.Context, req *controlv1.RegisterRequest) (*c
 	r.Change(func(s *State) {
 		if err = s.Refuse; err != nil {
 			s.Refused++
+			s.RefusedAt = time.Now()
 			return
 		}
+		s.RegisteredAt = time.Now()
 		s.Epoch++
 		s.Sessions[req.GetSidecarId()] = s.Epoch
 		s.Registers = append(s.Registers, req)

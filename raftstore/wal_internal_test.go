@@ -1,0 +1,101 @@
+package raftstore
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/raft"
+)
+
+// TestWAL_IsALogWhateverIsDoneToIt compares it with a list: batches are stored, either end is deleted, a gap is left behind a snapshot, and the process ends at any moment, in
+// order or not. Segments are small, so that all of that meets their ends.
+func TestWAL_IsALogWhateverIsDoneToIt(t *testing.T) {
+	for seed := range uint64(20) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 0))
+			dir := t.TempDir()
+			log, err := openWAL(dir, 4096)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = log.Close() }()
+			var want []raft.Log
+			term, next := uint64(1), uint64(1)
+			do := func(what string, err error) {
+				t.Helper()
+				if err != nil {
+					t.Fatalf("%s: %v", what, err)
+				}
+			}
+			for step := range 300 {
+				switch r.IntN(10) {
+				default:
+					var batch []*raft.Log
+					for range 1 + r.IntN(4) {
+						l := raft.Log{Index: next, Term: term, Type: raft.LogCommand, Data: seal([]byte(fmt.Sprint(step, strings.Repeat("x", r.IntN(1200)))))}
+						want, batch, next = append(want, l), append(batch, &l), next+1
+					}
+					do("store", log.StoreLogs(batch))
+				case 0: // another leader has other entries
+					if len(want) == 0 {
+						continue
+					}
+					from := len(want) - 1 - r.IntN(min(len(want), 12))
+					do("delete the end", log.DeleteRange(want[from].Index, want[len(want)-1].Index))
+					next, want = want[from].Index, want[:from]
+					term++
+				case 1: // a snapshot was taken
+					if len(want) < 2 {
+						continue
+					}
+					upTo := r.IntN(len(want) - 1)
+					do("delete the beginning", log.DeleteRange(want[0].Index, want[upTo].Index))
+					want = want[upTo+1:]
+				case 2:
+					if r.IntN(8) == 0 { // a snapshot was received, and what follows it is stored
+						next, want = next+uint64(1+r.IntN(100)), nil
+					}
+				case 3:
+					do("set", log.SetUint64([]byte("CurrentTerm"), term))
+					do("close", log.Close())
+					log, err = openWAL(dir, 4096)
+					do("open again", err)
+				case 4: // what the disk has when the process is killed now
+					do("settle", log.(*walLog).files.settled()) // the copy is not made at one moment
+					copied := filepath.Join(t.TempDir(), "wal")
+					do("copy", os.CopyFS(copied, os.DirFS(dir)))
+					do("close", log.Close())
+					dir = copied
+					log, err = openWAL(dir, 4096)
+					do("open what a killed process left", err)
+				}
+				check(t, step, log, want)
+			}
+		})
+	}
+}
+
+func check(t *testing.T, step int, log persistent, want []raft.Log) {
+	t.Helper()
+	if len(want) == 0 {
+		return // what was there before a snapshot that was received stays until something follows
+	}
+	first, err := log.FirstIndex()
+	if err != nil || first != want[0].Index {
+		t.Fatalf("step %d: the first index is %d (%v), want %d", step, first, err, want[0].Index)
+	}
+	last, err := log.LastIndex()
+	if err != nil || last != want[len(want)-1].Index {
+		t.Fatalf("step %d: the last index is %d (%v), want %d", step, last, err, want[len(want)-1].Index)
+	}
+	for _, w := range want {
+		var got raft.Log
+		if err := log.GetLog(w.Index, &got); err != nil || got.Index != w.Index || got.Term != w.Term || string(got.Data) != string(w.Data) {
+			t.Fatalf("step %d: index %d: %v, term %d, %d bytes", step, w.Index, err, got.Term, len(got.Data))
+		}
+	}
+}
