@@ -305,7 +305,7 @@ func clusterAFollowerThatIsKilledWhileASnapshotArrivesCatchesUp(t *testing.T) {
 	from := total()
 	until(t, "the log does not reach back", func() bool { return total() > from+120 })
 	interrupted := 0
-	for round := 0; round < 40 && interrupted < 3; round++ {
+	for round := 0; round < 20 && interrupted < 2; round++ {
 		before := unfinished(t, behind.dir)
 		arriving := func() bool {
 			return slices.ContainsFunc(unfinished(t, behind.dir), func(s string) bool { return !slices.Contains(before, s) })
