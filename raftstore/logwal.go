@@ -45,6 +45,12 @@ type segments struct {
 // Create implements types.SegmentFiler.
 func (s *segments) Create(info types.SegmentInfo) (types.SegmentWriter, error) {
 	w, err := s.SegmentFiler.Create(info)
+	s.began(err)
+	return &segmentWriter{w, s}, err
+}
+
+// began notes that the next segment was made, or why it could not be.
+func (s *segments) began(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
@@ -54,7 +60,21 @@ func (s *segments) Create(info types.SegmentInfo) (types.SegmentWriter, error) {
 		close(s.filled)
 		s.filled = nil
 	}
-	return &segmentWriter{w, s}, err
+}
+
+// contents is the library's file of what segments there are. Without it none is made.
+type contents struct {
+	*metadb.BoltMetaDB
+	s *segments
+}
+
+// CommitState implements types.MetaStore.
+func (c contents) CommitState(state types.PersistentState) error {
+	err := c.BoltMetaDB.CommitState(state)
+	if err != nil {
+		c.s.began(err)
+	}
+	return err
 }
 
 // RecoverTail implements types.SegmentFiler.
@@ -170,7 +190,7 @@ func openWAL(dir string, segmentBytes int) (log persistent, err error) {
 		return nil, err
 	}
 	files := &segments{SegmentFiler: segment.NewFiler(dir, walfs.New())}
-	w, err := wal.Open(dir, wal.WithMetaStore(meta), wal.WithSegmentFiler(files), wal.WithSegmentSize(segmentBytes), wal.WithLogger(hclog.NewNullLogger()))
+	w, err := wal.Open(dir, wal.WithMetaStore(contents{meta, files}), wal.WithSegmentFiler(files), wal.WithSegmentSize(segmentBytes), wal.WithLogger(hclog.NewNullLogger()))
 	switch {
 	case errors.Is(err, types.ErrCorrupt), errors.Is(err, fs.ErrNotExist):
 		return nil, &DamagedError{Path: dir, Cause: err}

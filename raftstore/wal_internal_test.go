@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/hashicorp/raft"
+	"github.com/hashicorp/raft-wal/metadb"
+	"github.com/hashicorp/raft-wal/types"
 )
 
 // TestWAL_IsALogWhateverIsDoneToIt compares it with a list: batches are stored, either end is deleted, a gap is left behind a snapshot, and the process ends at any moment, in
@@ -97,5 +99,24 @@ func check(t *testing.T, step int, log persistent, want []raft.Log) {
 		if err := log.GetLog(w.Index, &got); err != nil || got.Index != w.Index || got.Term != w.Term || string(got.Data) != string(w.Data) {
 			t.Fatalf("step %d: index %d: %v, term %d, %d bytes", step, w.Index, err, got.Term, len(got.Data))
 		}
+	}
+}
+
+func TestWAL_ASegmentThatCannotBeMadeHoldsNobodyUp(t *testing.T) {
+	s := &segments{filled: make(chan struct{})}
+	meta := &metadb.BoltMetaDB{}
+	if _, err := meta.Load(t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	// The disk fails when the library notes the next segment.
+	broken := contents{meta, s}
+	if err := meta.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := broken.CommitState(types.PersistentState{}); err == nil {
+		t.Fatal("a closed file takes it")
+	}
+	if err := s.settled(); err == nil {
+		t.Error("nothing is said of the failure")
 	}
 }
