@@ -33,14 +33,6 @@ func openSnapshots(dir string, logger hclog.Logger) (snapshots raft.SnapshotStor
 	if err != nil {
 		return nil, 0, fmt.Errorf("list snapshots: %w", err)
 	}
-	for _, e := range entries {
-		// The library leaves behind what a crash interrupted, and it can be large.
-		if e.IsDir() && strings.HasSuffix(e.Name(), unfinishedPaths) {
-			if err := os.RemoveAll(filepath.Join(path, e.Name())); err != nil {
-				return nil, 0, fmt.Errorf("remove an unfinished snapshot: %w", err)
-			}
-		}
-	}
 	known := map[string]bool{}
 	for _, s := range listed {
 		known[s.ID] = true
@@ -51,17 +43,34 @@ func openSnapshots(dir string, logger hclog.Logger) (snapshots raft.SnapshotStor
 			return nil, 0, &DamagedError{Path: filepath.Join(path, e.Name()), Cause: errors.New("its description cannot be read")}
 		}
 	}
+	index, err = checkNewestSnapshot(path, store, listed)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, e := range entries {
+		// The library leaves behind what a crash interrupted, and it can be large.
+		if e.IsDir() && strings.HasSuffix(e.Name(), unfinishedPaths) {
+			if err := os.RemoveAll(filepath.Join(path, e.Name())); err != nil {
+				return nil, 0, fmt.Errorf("remove an unfinished snapshot: %w", err)
+			}
+		}
+	}
+	return snapshotStore{store}, index, nil
+}
+
+// checkNewestSnapshot reads the newest snapshot, and returns where it ends.
+func checkNewestSnapshot(path string, store raft.SnapshotStore, listed []*raft.SnapshotMeta) (index uint64, err error) {
 	if len(listed) == 0 {
-		return snapshotStore{store}, 0, nil
+		return 0, nil
 	}
 	_, r, err := store.Open(listed[0].ID)
 	if err != nil {
-		return nil, 0, &DamagedError{Path: filepath.Join(path, listed[0].ID), Cause: err}
+		return 0, &DamagedError{Path: filepath.Join(path, listed[0].ID), Cause: err}
 	}
 	if err := r.Close(); err != nil {
-		return nil, 0, fmt.Errorf("close snapshot: %w", err)
+		return 0, fmt.Errorf("close snapshot: %w", err)
 	}
-	return snapshotStore{store}, listed[0].Index, nil
+	return listed[0].Index, nil
 }
 
 // ending is a snapshot that says where it ends, which the library tells nobody who restores it.

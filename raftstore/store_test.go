@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -179,6 +180,45 @@ func storeSnapshotAndLogTogetherRestoreTheState(t *testing.T) {
 	}
 	flip(t, files[1], func(data []byte) int { return 0 })
 	refused(t, dir, raftstore.ErrDamaged)
+}
+
+// wary is a machine that does not take snapshots with some command.
+type wary struct {
+	journal
+	of string
+}
+
+func (w *wary) Restore(r io.Reader) error {
+	if err := w.journal.Restore(r); err != nil {
+		return err
+	}
+	if slices.Contains(w.all(), w.of) {
+		return errors.New("this version does not know " + w.of)
+	}
+	return nil
+}
+
+// The library would go on from an older snapshot, with the state of that time.
+func TestOpen_RefusesWhenTheNewestSnapshotCannotBeRestored(t *testing.T) {
+	eachLog(t, func(t *testing.T) {
+		dir := t.TempDir()
+		s := open(t, dir, &journal{})
+		for _, cmd := range []string{"first", "second"} {
+			propose(t, s, cmd)
+			if err := s.Snapshot(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.Close()
+		if s, err := raftstore.Open(t.Context(), raftstore.Config{Dir: dir, ServerName: "1"}, &wary{of: "second"}); !errors.Is(err, raftstore.ErrDamaged) || s != nil {
+			t.Fatalf("opened %v: %v", s, err)
+		}
+		j := &journal{}
+		open(t, dir, j)
+		if got := strings.Join(j.all(), " "); got != "first second" {
+			t.Errorf("afterwards the commands are %q", got)
+		}
+	})
 }
 
 func TestOpen_RefusesADirectoryInUse(t *testing.T) { eachLog(t, openRefusesADirectoryInUse) }

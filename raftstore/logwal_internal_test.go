@@ -1,6 +1,8 @@
 package raftstore
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -78,6 +80,60 @@ func TestWAL_IsALogWhateverIsDoneToIt(t *testing.T) {
 				check(t, step, log, want)
 			}
 		})
+	}
+}
+
+func TestWAL_DamageIsFoundBeforeAnythingIsMended(t *testing.T) {
+	dir := t.TempDir()
+	log, err := openWAL(dir, 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := func(first, last, term uint64) {
+		t.Helper()
+		for i := first; i <= last; i++ {
+			if err := log.StoreLog(&raft.Log{Index: i, Term: term, Data: seal([]byte(fmt.Sprintf("entry-%d-%d-%s", term, i, strings.Repeat("x", 100))))}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	store(1, 10, 1)
+	if err := log.DeleteRange(6, 10); err != nil { // leaves a segment to mend
+		t.Fatal(err)
+	}
+	store(6, 12, 2)
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.wal"))
+	if err != nil || len(files) != 2 {
+		t.Fatalf("segments: %v, %v", files, err)
+	}
+	damaged, err := os.ReadFile(files[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged[bytes.Index(damaged, []byte("entry-2-8"))] ^= 1
+	if err := os.WriteFile(files[1], damaged, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	read := func() (all []byte) {
+		t.Helper()
+		for _, f := range files {
+			data, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, data...)
+		}
+		return all
+	}
+	before := read()
+	if _, err := openWAL(dir, 4096); !errors.Is(err, ErrDamaged) {
+		t.Fatalf("got %v", err)
+	}
+	if !bytes.Equal(before, read()) {
+		t.Error("a segment was changed although another one is damaged")
 	}
 }
 
