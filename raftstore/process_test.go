@@ -246,7 +246,7 @@ func storeAKillWhileASnapshotIsWrittenLosesNothingAndLeavesNothingBehind(t *test
 	for round := 0; round < 60 && interrupted < 3; round++ {
 		before := len(s.acks())
 		s.start()
-		until(t, "it goes on", func() bool { return len(s.acks()) > before })
+		eventually(t, "it goes on", func() bool { return len(s.acks()) > before })
 		// A snapshot of some megabytes is under way half of the time.
 		<-time.After(rand.N(60 * time.Millisecond))
 		s.kill()
@@ -296,14 +296,14 @@ func clusterAFollowerThatIsKilledWhileASnapshotArrivesCatchesUp(t *testing.T) {
 		}
 		return n
 	}
-	until(t, "somebody leads", func() bool { return total() > 0 })
+	eventually(t, "somebody leads", func() bool { return total() > 0 })
 	behind := servers[0]
 	if len(behind.acks()) > 0 {
 		behind = servers[1]
 	}
 	behind.kill()
 	from := total()
-	until(t, "the log does not reach back", func() bool { return total() > from+120 })
+	eventually(t, "the log does not reach back", func() bool { return total() > from+120 })
 	interrupted := 0
 	for round := 0; round < 20 && interrupted < 2; round++ {
 		before := unfinished(t, behind.dir)
@@ -312,7 +312,7 @@ func clusterAFollowerThatIsKilledWhileASnapshotArrivesCatchesUp(t *testing.T) {
 		}
 		behind.start()
 		// Whoever leads waits for up to 10 s before it tries again.
-		until(t, "a snapshot arrives", arriving)
+		eventually(t, "a snapshot arrives", arriving)
 		<-time.After(rand.N(5 * time.Millisecond))
 		behind.kill()
 		if arriving() {
@@ -331,7 +331,7 @@ func clusterAFollowerThatIsKilledWhileASnapshotArrivesCatchesUp(t *testing.T) {
 		}
 	}
 	behind.start(quietEnv + "=1")
-	until(t, "nobody proposes any more, and it has what the others have", func() bool {
+	eventually(t, "nobody proposes any more, and it has what the others have", func() bool {
 		mine, _, _ := behind.position()
 		for _, s := range servers {
 			if theirs, _, quiet := s.position(); !quiet || mine != theirs {
@@ -353,4 +353,14 @@ func clusterAFollowerThatIsKilledWhileASnapshotArrivesCatchesUp(t *testing.T) {
 		}
 	}
 	t.Logf("%d commands acknowledged, %d snapshots interrupted on their way", total(), interrupted)
+}
+
+// eventually is until with the time that several processes take on a loaded machine, where who leads waits longer and longer before it asks one that was killed again.
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); !condition(); <-time.After(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 2 minutes: %s", what)
+		}
+	}
 }

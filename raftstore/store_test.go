@@ -433,9 +433,9 @@ func TestClose_EndsWhileLeadershipIsBeingGained(t *testing.T) {
 
 func until(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); !condition(); <-time.After(10 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !condition(); <-time.After(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 2 minutes: %s", what)
+			t.Fatalf("not within 30 s: %s", what)
 		}
 	}
 }

@@ -20,7 +20,7 @@ import (
 	conveyorv1 "github.com/conveyor-etl/conveyor/protos/conveyor/v1"
 )
 
-var powerCuts = flag.Int("powercuts", 20, "how often the power is cut, with each kind of log")
+var powerCuts = flag.Int("powercuts", 30, "how often the power is cut, with each kind of log")
 
 // disk is a file system of its own, that can lose power: what was not synced by then is gone.
 type disk struct {

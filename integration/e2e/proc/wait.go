@@ -1,6 +1,8 @@
 package proc
 
 import (
+	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -35,11 +37,12 @@ func Until(t testing.TB, look func() string) {
 }
 
 // ports are those that were given out, so that no two tests of a process get the same.
-// ports are those of this process, each with the lock that keeps it from the tests of other packages.
+// ports are those of this process. It holds a lock on the byte of each in a file, which keeps the tests of other packages from them.
 var ports = struct {
-	mu   sync.Mutex
-	used map[int]*os.File
-}{used: map[int]*os.File{}}
+	mu    sync.Mutex
+	used  map[int]bool
+	locks *os.File
+}{used: map[int]bool{}}
 
 // The ports below those that systems give to outgoing connections, so that a process which comes back finds its port free. Those up to 29999 are of the tests that choose
 // theirs without this package: of router from 22000 on, of cli from 25000, of raftstore from 28000.
@@ -55,44 +58,36 @@ func Port(t testing.TB) int {
 	defer ports.mu.Unlock()
 	for range 1000 {
 		port := firstPort + rand.IntN(lastPort-firstPort+1)
-		if ports.used[port] != nil {
-			continue
-		}
-		lock := reserve(t, port)
-		if lock == nil {
+		if ports.used[port] || !reserve(t, port) {
 			continue
 		}
 		var lc net.ListenConfig
 		lis, err := lc.Listen(t.Context(), "tcp", Loopback(port))
 		if err != nil {
-			_ = lock.Close()
-			continue
+			continue // and it stays reserved: it is of no use to others either
 		}
 		_ = lis.Close()
-		ports.used[port] = lock
+		ports.used[port] = true
 		return port
 	}
 	t.Fatal("no free port")
 	return 0
 }
 
-// reserve locks a port until this process ends, or returns nil when another one has it: between the look whether it is free and the start of who is to have it, another
-// test would find it free too.
-func reserve(t testing.TB, port int) *os.File {
+// reserve locks a port until this process ends, and reports whether no other one has it: between the look whether it is free and the start of who is to have it, another test
+// would find it free too.
+func reserve(t testing.TB, port int) bool {
 	t.Helper()
-	dir := filepath.Join(os.TempDir(), "conveyor-test-ports")
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		t.Fatal(err)
+	if ports.locks == nil {
+		path := filepath.Join(os.TempDir(), fmt.Sprintf("conveyor-test-ports-%d", os.Getuid()))
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ports.locks = f
 	}
-	f, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(port)), os.O_RDWR|os.O_CREATE, 0o666)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = f.Close()
-		return nil
-	}
-	return f
+	lock := syscall.Flock_t{Type: syscall.F_WRLCK, Whence: io.SeekStart, Start: int64(port), Len: 1}
+	return syscall.FcntlFlock(ports.locks.Fd(), syscall.F_SETLK, &lock) == nil
 }
 
 // Loopback is the address of a port of this machine.

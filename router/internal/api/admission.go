@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// registering is how many registrations are carried out at a time, and registrationsWaiting how many more may wait for that: each holds up to 384 KiB.
+	// registering is how many registrations are carried out at a time, and registrationsWaiting how many bytes more may wait for that: thousands of ordinary ones.
 	registering          = 64
-	registrationsWaiting = 1024
+	registrationsWaiting = 32 << 20
 	// registrationPatience is how long one waits: not as long as its sidecar.
 	registrationPatience = 2 * time.Second
 )
@@ -25,8 +25,8 @@ const (
 type admission struct {
 	what     string
 	slots    chan struct{}
-	waiting  atomic.Int64
-	queue    int64
+	waiting  atomic.Int64 // bytes
+	queue    int64        // bytes that may wait
 	patience time.Duration
 }
 
@@ -34,16 +34,16 @@ func newAdmission(what string, slots, queue int, patience time.Duration) *admiss
 	return &admission{what: what, slots: make(chan struct{}, slots), queue: int64(queue), patience: patience}
 }
 
-// enter waits for a place, which leave gives back.
-func (a *admission) enter(ctx context.Context) (leave func(), err error) {
+// enter waits for a place for a request of so many bytes; leave gives it back.
+func (a *admission) enter(ctx context.Context, bytes int) (leave func(), err error) {
 	leave = func() { <-a.slots }
 	select {
 	case a.slots <- struct{}{}:
 		return leave, nil
 	default:
 	}
-	defer a.waiting.Add(-1)
-	if a.waiting.Add(1) > a.queue {
+	defer a.waiting.Add(-int64(bytes))
+	if a.waiting.Add(int64(bytes)) > a.queue {
 		return nil, a.busy()
 	}
 	patience := time.NewTimer(a.patience)

@@ -34,14 +34,14 @@ func mustBeBusy(t *testing.T, err error) time.Duration {
 
 func TestAdmission_LetsSoManyInAndSomeWaitAndTheOthersComeAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := api.NewAdmission("calls", 1, 1, 2*time.Second)
-		leave, err := a.Enter(t.Context())
+		a := api.NewAdmission("calls", 1, 100, 2*time.Second)
+		leave, err := a.Enter(t.Context(), 60)
 		if err != nil {
 			t.Fatal(err)
 		}
 		waited := make(chan func())
 		go func() {
-			second, err := a.Enter(t.Context())
+			second, err := a.Enter(t.Context(), 60)
 			if err != nil {
 				t.Errorf("who waits in the queue: %v", err)
 			}
@@ -49,7 +49,7 @@ func TestAdmission_LetsSoManyInAndSomeWaitAndTheOthersComeAgain(t *testing.T) {
 		}()
 		synctest.Wait()
 		began := time.Now()
-		_, err = a.Enter(t.Context())
+		_, err = a.Enter(t.Context(), 60)
 		mustBeBusy(t, err)
 		if time.Since(began) > 0 {
 			t.Error("who finds the queue full waits")
@@ -57,19 +57,19 @@ func TestAdmission_LetsSoManyInAndSomeWaitAndTheOthersComeAgain(t *testing.T) {
 		leave()
 		second := <-waited
 		// Nobody leaves.
-		_, err = a.Enter(t.Context())
+		_, err = a.Enter(t.Context(), 60)
 		mustBeBusy(t, err)
 		if got := time.Since(began); got != 2*time.Second {
 			t.Errorf("it waited for %v", got)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := a.Enter(ctx); status.Code(err) != codes.Canceled {
+		if _, err := a.Enter(ctx, 60); status.Code(err) != codes.Canceled {
 			t.Errorf("who is gone: %v", err)
 		}
 		second()
-		if leave, err = a.Enter(t.Context()); err != nil || a.Waiting() != 0 {
-			t.Errorf("afterwards %d wait, %v", a.Waiting(), err)
+		if leave, err = a.Enter(t.Context(), 60); err != nil || a.Waiting() != 0 {
+			t.Errorf("afterwards %d bytes wait, %v", a.Waiting(), err)
 		}
 		leave()
 	})

@@ -12,7 +12,9 @@ var (
 )
 
 // Enter waits for a place.
-func (a *admission) Enter(ctx context.Context) (leave func(), err error) { return a.enter(ctx) }
+func (a *admission) Enter(ctx context.Context, bytes int) (leave func(), err error) {
+	return a.enter(ctx, bytes)
+}
 
-// Waiting is how many wait.
+// Waiting is how many bytes wait.
 func (a *admission) Waiting() int { return int(a.waiting.Load()) }

@@ -50,7 +50,7 @@ func (c *coordinator) Register(ctx context.Context, req *controlv1.RegisterReque
 	if err != nil {
 		return nil, err
 	}
-	leave, err := c.registrations.enter(ctx)
+	leave, err := c.registrations.enter(ctx, proto.Size(req))
 	if err != nil {
 		return nil, err
 	}

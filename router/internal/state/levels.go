@@ -9,7 +9,7 @@ import (
 )
 
 // FeatureLevel is that of this version: it knows every kind of command of that level and of those below. Whoever adds a kind, or gives a known one another meaning,
-// raises it.
+// raises it, from the first release on: that has all of level 1.
 const FeatureLevel = 1
 
 // since says from which level on a kind of command is known. A router stops at a command that it does not know, so one is proposed only when all of them have its level.

@@ -122,8 +122,12 @@ func (e *Engine) CutOff(cut bool) {
 		return
 	}
 	for _, s := range e.sorted() {
-		if s.spec.GetPauseWithoutRouters() {
-			e.log.Warn("source pauses while no router is reached, or goes on", "stage", s.key.String(), "pauses", cut)
+		switch {
+		case !s.spec.GetPauseWithoutRouters():
+		case cut:
+			e.log.Warn("source pauses: no router is reached", "stage", s.key.String())
+		default:
+			e.log.Info("source goes on: a router is reached again", "stage", s.key.String())
 		}
 	}
 }
