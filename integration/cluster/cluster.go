@@ -62,6 +62,9 @@ type Cluster struct {
 	tls      *tls.Config
 }
 
+// logs are how routers keep their logs, one after the other: those of one cluster may differ.
+var logs = []string{"bbolt", "wal"}
+
 // New makes machines and does not start their routers: some that found a cluster together, and spare ones that wait to be added.
 func New(t testing.TB, founders, spare int, machine func(Router) Machine) *Cluster {
 	t.Helper()
@@ -82,8 +85,11 @@ func New(t testing.TB, founders, spare int, machine func(Router) Machine) *Clust
 			list = append(slices.Clip(peers), fmt.Sprintf("%s:%d", name, Port))
 		}
 		c.Machines = append(c.Machines, machine(Router{
-			Name:  name,
-			Env:   []string{"RAFT_NODE_ID=" + strconv.Itoa(i+1), "RAFT_PEERS=" + strings.Join(list, ","), "ADVERTISE_ADDRESS=" + name + ":" + strconv.Itoa(Port)},
+			Name: name,
+			Env: []string{
+				"RAFT_NODE_ID=" + strconv.Itoa(i+1), "RAFT_PEERS=" + strings.Join(list, ","), "ADVERTISE_ADDRESS=" + name + ":" + strconv.Itoa(Port),
+				"RAFT_LOG=" + logs[i%len(logs)],
+			},
 			Certs: filepath.Join(dir, name),
 		}))
 	}
