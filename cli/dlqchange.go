@@ -105,7 +105,7 @@ func (a *app) openForReplay(cmd *cobra.Command, store letterStore, files fileFla
 		// Sinks finish their files when the pipelines complete once more.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), finishTimeout)
 		defer cancel()
-		return errors.Join(r.awaitReopened(ctx), sys.Close())
+		return errors.Join(r.awaitCompleted(ctx), sys.Close())
 	}, nil
 }
 

@@ -28,19 +28,26 @@ type runner struct {
 	pipelines []*dsl.Resource
 	// earlier are pipelines that the data directory knew before, by namespace/name.
 	earlier map[string]bool
+	// completed had completed before the manifests were applied, by namespace/name.
+	completed map[string]bool
 	// reopened had completed and were opened again.
 	reopened []*dsl.Resource
 }
 
 // takeUp applies the manifests, and pauses what else the data directory holds.
 func (r *runner) takeUp(ctx context.Context, set *dsl.Set) error {
-	r.set, r.earlier = set, map[string]bool{}
+	r.set, r.earlier, r.completed = set, map[string]bool{}, map[string]bool{}
 	known, _, err := r.client.List(ctx, dsl.KindPipeline, "")
 	if err != nil {
 		return err
 	}
 	for _, k := range known {
-		r.earlier[k.GetNamespace()+"/"+k.GetName()] = true
+		status, err := r.client.PipelineStatus(ctx, k.GetNamespace(), k.GetName())
+		if err != nil {
+			return err
+		}
+		ref := k.GetNamespace() + "/" + k.GetName()
+		r.earlier[ref], r.completed[ref] = true, status.GetPhase() == controlv1.Phase_PHASE_COMPLETED
 	}
 	applied, err := r.client.Apply(ctx, inOrder(set), client.ApplyOptions{})
 	if err != nil {
@@ -111,10 +118,10 @@ func (r *runner) reopen(ctx context.Context, fromStart bool) error {
 	return nil
 }
 
-// awaitReopened waits until the pipelines that were reopened have completed once more.
-func (r *runner) awaitReopened(ctx context.Context) error {
-	for _, p := range r.reopened {
-		for {
+// awaitCompleted waits until the pipelines that had completed have done so once more: those that were opened again, and those that go on because their manifests have changed.
+func (r *runner) awaitCompleted(ctx context.Context) error {
+	for _, p := range r.pipelines {
+		for r.completed[p.Ref()] || slices.Contains(r.reopened, p) {
 			status, err := r.client.PipelineStatus(ctx, p.Metadata.Namespace, p.Metadata.Name)
 			if err != nil {
 				return err
