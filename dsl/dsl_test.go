@@ -246,7 +246,7 @@ func TestEachCode_HasACaseThatProducesIt(t *testing.T) {
 
 func TestValidManifests_HaveNoFindings(t *testing.T) {
 	for _, text := range []string{
-		pipeline("  source: in\n  steps: [t, t]\n  sink: out") + services,
+		pipeline("  source: in\n  steps: [t, t]\n  sink: out") + services, pipeline("  source: in\n  sink: out\n  onRouterLoss: continue") + services,
 		pipeline("  sources: [in]\n  sinks: [{name: out, when: 'value.a == 1'}, {name: out2, delivery: best-effort}]\n"+
 			"  delivery: {ordering: key-strict, batchSize: 10, inFlight: 20, maxSpan: 30}\n  onRouterLoss: pause\n  updatePolicy: drain\n"+
 			"  deletionPolicy: drain\n  shareStages: false\n  enabled: false\n  dlq: {sink: out, maxRetries: 0, retryBackoffMs: 1, maxRetryBackoffMs: 1}") + services,
