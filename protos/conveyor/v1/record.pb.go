@@ -365,7 +365,7 @@ func (x *RecordBatch) GetRecords() []*Record {
 // Epoch tells which of two owners is the newer one: compare incarnation first, then index.
 type Epoch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// incarnation of the cluster's state; raised when a backup is restored.
+	// incarnation of the cluster's state: when the cluster was founded, in seconds since 1970; raised when a backup is restored.
 	Incarnation uint64 `protobuf:"varint,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	// index of the Raft entry that made the assignment.
 	Index         uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`

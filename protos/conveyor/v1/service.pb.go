@@ -150,7 +150,9 @@ type Ability struct {
 	// After it failed a record it answers the later records of that key in the stream NOT_TRIED, until that record comes again or
 	// is released.
 	Ordered bool `protobuf:"varint,8,opt,name=ordered,proto3" json:"ordered,omitempty"`
-	// Sources: an opening with a newer epoch closes the older one, whose commits are refused from then on.
+	// Sources and sinks: an opening with a newer epoch ends the streams that the same pipeline and stage, and of a source the same
+	// partition, opened with older ones, and from then on those are refused: FAILED_PRECONDITION with an ErrorInfo whose reason is FENCED.
+	// A source takes no more commits of an older one then, and a sink writes nothing more for it and acknowledges nothing to it.
 	Fences bool `protobuf:"varint,9,opt,name=fences,proto3" json:"fences,omitempty"`
 	// Sources: it keeps positions itself and needs none at open. Only honoured together with fences.
 	ManagesPositions bool `protobuf:"varint,10,opt,name=manages_positions,json=managesPositions,proto3" json:"manages_positions,omitempty"`

@@ -785,10 +785,11 @@ func (x *ListResourcesResponse) GetStaleness() *Staleness {
 }
 
 type WatchResourcesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	AfterRevision uint64                 `protobuf:"varint,3,opt,name=after_revision,json=afterRevision,proto3" json:"after_revision,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Kind      string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// after_revision of a ListResourcesResponse, of a bookmark, or 0.
+	AfterRevision uint64 `protobuf:"varint,3,opt,name=after_revision,json=afterRevision,proto3" json:"after_revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -845,10 +846,12 @@ func (x *WatchResourcesRequest) GetAfterRevision() uint64 {
 }
 
 type WatchResourcesResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	Resource      *Resource              `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
-	Deleted       bool                   `protobuf:"varint,3,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// revision of the change. In a bookmark, that up to which everything was sent.
+	Revision uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// resource after the change, or what it was when it was deleted. Without it this is a bookmark.
+	Resource      *Resource `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
+	Deleted       bool      `protobuf:"varint,3,opt,name=deleted,proto3" json:"deleted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -996,7 +999,7 @@ type GetPipelineStatusRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// stale: see GetResourceRequest. Only the leader knows what sidecars report: counts, lag and whether a stage is open are missing elsewhere.
+	// stale: see GetResourceRequest. Only the leader knows what sidecars report: see PipelineStatus.reports_unknown.
 	Stale         bool `protobuf:"varint,3,opt,name=stale,proto3" json:"stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1465,8 +1468,12 @@ type GetClusterResponse struct {
 	// letter_copies_problem says why not every dead letter has all its copies, up to date and at members; empty when each has. Until then one router more may be lost only
 	// with letters.
 	LetterCopiesProblem string `protobuf:"bytes,12,opt,name=letter_copies_problem,json=letterCopiesProblem,proto3" json:"letter_copies_problem,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// dead_letters_unknown: the router that answered does not lead, and only the one that does has the letters open. What is said of them means nothing then.
+	DeadLettersUnknown bool `protobuf:"varint,13,opt,name=dead_letters_unknown,json=deadLettersUnknown,proto3" json:"dead_letters_unknown,omitempty"`
+	// members_index is where in the log the list of servers stands, if the router that answered knows it to be committed; otherwise 0.
+	MembersIndex  uint64 `protobuf:"varint,14,opt,name=members_index,json=membersIndex,proto3" json:"members_index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetClusterResponse) Reset() {
@@ -1581,6 +1588,20 @@ func (x *GetClusterResponse) GetLetterCopiesProblem() string {
 		return x.LetterCopiesProblem
 	}
 	return ""
+}
+
+func (x *GetClusterResponse) GetDeadLettersUnknown() bool {
+	if x != nil {
+		return x.DeadLettersUnknown
+	}
+	return false
+}
+
+func (x *GetClusterResponse) GetMembersIndex() uint64 {
+	if x != nil {
+		return x.MembersIndex
+	}
+	return 0
 }
 
 // ClusterServer is a member of the cluster.
@@ -2572,7 +2593,7 @@ const file_conveyor_control_v1_admin_proto_rawDesc = "" +
 	"\x06stages\x18\x06 \x01(\rR\x06stages\x12?\n" +
 	"\rregistered_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\fregisteredAt\")\n" +
 	"\x11GetClusterRequest\x12\x14\n" +
-	"\x05stale\x18\x01 \x01(\bR\x05stale\"\xf6\x03\n" +
+	"\x05stale\x18\x01 \x01(\bR\x05stale\"\xcd\x04\n" +
 	"\x12GetClusterResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12 \n" +
@@ -2587,7 +2608,9 @@ const file_conveyor_control_v1_admin_proto_rawDesc = "" +
 	"\tstaleness\x18\n" +
 	" \x01(\v2\x1e.conveyor.control.v1.StalenessR\tstaleness\x12#\n" +
 	"\rfeature_level\x18\v \x01(\rR\ffeatureLevel\x122\n" +
-	"\x15letter_copies_problem\x18\f \x01(\tR\x13letterCopiesProblem\"\xa8\x01\n" +
+	"\x15letter_copies_problem\x18\f \x01(\tR\x13letterCopiesProblem\x120\n" +
+	"\x14dead_letters_unknown\x18\r \x01(\bR\x12deadLettersUnknown\x12#\n" +
+	"\rmembers_index\x18\x0e \x01(\x04R\fmembersIndex\"\xa8\x01\n" +
 	"\rClusterServer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +

@@ -46,7 +46,9 @@ type AdminServiceClient interface {
 	Apply(ctx context.Context, in *ApplyRequest, opts ...grpc.CallOption) (*ApplyResponse, error)
 	GetResource(ctx context.Context, in *GetResourceRequest, opts ...grpc.CallOption) (*GetResourceResponse, error)
 	ListResources(ctx context.Context, in *ListResourcesRequest, opts ...grpc.CallOption) (*ListResourcesResponse, error)
-	// WatchResources streams changes after a revision, in order. OUT_OF_RANGE with reason REVISION_COMPACTED: list again.
+	// WatchResources streams changes after a revision, in order. Changes that were made together have one revision; a bookmark, which is a message without a
+	// resource, follows the last of them. A watch that broke off is resumed after the revision of the last bookmark: after that of a change, others of the same
+	// revision would be missing. What came since the bookmark comes again. OUT_OF_RANGE with reason REVISION_COMPACTED: list again.
 	WatchResources(ctx context.Context, in *WatchResourcesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResourcesResponse], error)
 	// DeleteResource removes a resource. A pipeline is drained first and its checkpoints are dropped.
 	DeleteResource(ctx context.Context, in *DeleteResourceRequest, opts ...grpc.CallOption) (*DeleteResourceResponse, error)
@@ -250,7 +252,9 @@ type AdminServiceServer interface {
 	Apply(context.Context, *ApplyRequest) (*ApplyResponse, error)
 	GetResource(context.Context, *GetResourceRequest) (*GetResourceResponse, error)
 	ListResources(context.Context, *ListResourcesRequest) (*ListResourcesResponse, error)
-	// WatchResources streams changes after a revision, in order. OUT_OF_RANGE with reason REVISION_COMPACTED: list again.
+	// WatchResources streams changes after a revision, in order. Changes that were made together have one revision; a bookmark, which is a message without a
+	// resource, follows the last of them. A watch that broke off is resumed after the revision of the last bookmark: after that of a change, others of the same
+	// revision would be missing. What came since the bookmark comes again. OUT_OF_RANGE with reason REVISION_COMPACTED: list again.
 	WatchResources(*WatchResourcesRequest, grpc.ServerStreamingServer[WatchResourcesResponse]) error
 	// DeleteResource removes a resource. A pipeline is drained first and its checkpoints are dropped.
 	DeleteResource(context.Context, *DeleteResourceRequest) (*DeleteResourceResponse, error)

@@ -1343,6 +1343,21 @@ func (m *GetClusterResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.MembersIndex != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.MembersIndex))
+		i--
+		dAtA[i] = 0x70
+	}
+	if m.DeadLettersUnknown {
+		i--
+		if m.DeadLettersUnknown {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x68
+	}
 	if len(m.LetterCopiesProblem) > 0 {
 		i -= len(m.LetterCopiesProblem)
 		copy(dAtA[i:], m.LetterCopiesProblem)
@@ -2766,6 +2781,12 @@ func (m *GetClusterResponse) SizeVT() (n int) {
 	l = len(m.LetterCopiesProblem)
 	if l > 0 {
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
+	if m.DeadLettersUnknown {
+		n += 2
+	}
+	if m.MembersIndex != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.MembersIndex))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -6287,6 +6308,45 @@ func (m *GetClusterResponse) UnmarshalVT(dAtA []byte) error {
 			}
 			m.LetterCopiesProblem = string(dAtA[iNdEx:postIndex])
 			iNdEx = postIndex
+		case 13:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field DeadLettersUnknown", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.DeadLettersUnknown = bool(v != 0)
+		case 14:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field MembersIndex", wireType)
+			}
+			m.MembersIndex = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.MembersIndex |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -11369,6 +11429,45 @@ func (m *GetClusterResponse) UnmarshalVTUnsafe(dAtA []byte) error {
 			}
 			m.LetterCopiesProblem = stringValue
 			iNdEx = postIndex
+		case 13:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field DeadLettersUnknown", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.DeadLettersUnknown = bool(v != 0)
+		case 14:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field MembersIndex", wireType)
+			}
+			m.MembersIndex = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.MembersIndex |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])

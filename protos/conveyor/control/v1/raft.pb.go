@@ -29,7 +29,9 @@ type AnnounceRequest struct {
 	LettersAddress string `protobuf:"bytes,2,opt,name=letters_address,json=lettersAddress,proto3" json:"letters_address,omitempty"`
 	Version        string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
 	// feature_level of commands that it can apply.
-	FeatureLevel  uint32 `protobuf:"varint,4,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
+	FeatureLevel uint32 `protobuf:"varint,4,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
+	// letters_bytes that its dead-letter server may take; 0 when it does not say.
+	LettersBytes  uint64 `protobuf:"varint,5,opt,name=letters_bytes,json=lettersBytes,proto3" json:"letters_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -88,6 +90,13 @@ func (x *AnnounceRequest) GetVersion() string {
 func (x *AnnounceRequest) GetFeatureLevel() uint32 {
 	if x != nil {
 		return x.FeatureLevel
+	}
+	return 0
+}
+
+func (x *AnnounceRequest) GetLettersBytes() uint64 {
+	if x != nil {
+		return x.LettersBytes
 	}
 	return 0
 }
@@ -290,15 +299,18 @@ func (x *LogEntry) GetAppendedAtUnixNano() int64 {
 }
 
 type AppendEntriesRequest struct {
-	state             protoimpl.MessageState `protogen:"open.v1"`
-	Target            *RaftTarget            `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
-	Term              uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
-	PreviousEntry     uint64                 `protobuf:"varint,3,opt,name=previous_entry,json=previousEntry,proto3" json:"previous_entry,omitempty"`
-	PreviousTerm      uint64                 `protobuf:"varint,4,opt,name=previous_term,json=previousTerm,proto3" json:"previous_term,omitempty"`
-	Entries           []*LogEntry            `protobuf:"bytes,5,rep,name=entries,proto3" json:"entries,omitempty"`
-	LeaderCommitIndex uint64                 `protobuf:"varint,6,opt,name=leader_commit_index,json=leaderCommitIndex,proto3" json:"leader_commit_index,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Target        *RaftTarget            `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
+	PreviousEntry uint64                 `protobuf:"varint,3,opt,name=previous_entry,json=previousEntry,proto3" json:"previous_entry,omitempty"`
+	PreviousTerm  uint64                 `protobuf:"varint,4,opt,name=previous_term,json=previousTerm,proto3" json:"previous_term,omitempty"`
+	Entries       []*LogEntry            `protobuf:"bytes,5,rep,name=entries,proto3" json:"entries,omitempty"`
+	// leader_commit_index is how far the receiver may commit: not beyond these entries.
+	LeaderCommitIndex uint64 `protobuf:"varint,6,opt,name=leader_commit_index,json=leaderCommitIndex,proto3" json:"leader_commit_index,omitempty"`
+	// committed is how far the sender has committed.
+	Committed     uint64 `protobuf:"varint,7,opt,name=committed,proto3" json:"committed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AppendEntriesRequest) Reset() {
@@ -369,6 +381,13 @@ func (x *AppendEntriesRequest) GetEntries() []*LogEntry {
 func (x *AppendEntriesRequest) GetLeaderCommitIndex() uint64 {
 	if x != nil {
 		return x.LeaderCommitIndex
+	}
+	return 0
+}
+
+func (x *AppendEntriesRequest) GetCommitted() uint64 {
+	if x != nil {
+		return x.Committed
 	}
 	return 0
 }
@@ -1107,12 +1126,13 @@ var File_conveyor_control_v1_raft_proto protoreflect.FileDescriptor
 
 const file_conveyor_control_v1_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x1econveyor/control/v1/raft.proto\x12\x13conveyor.control.v1\"\x96\x01\n" +
+	"\x1econveyor/control/v1/raft.proto\x12\x13conveyor.control.v1\"\xbb\x01\n" +
 	"\x0fAnnounceRequest\x12\x1b\n" +
 	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12'\n" +
 	"\x0fletters_address\x18\x02 \x01(\tR\x0elettersAddress\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12#\n" +
-	"\rfeature_level\x18\x04 \x01(\rR\ffeatureLevel\"\x12\n" +
+	"\rfeature_level\x18\x04 \x01(\rR\ffeatureLevel\x12#\n" +
+	"\rletters_bytes\x18\x05 \x01(\x04R\flettersBytes\"\x12\n" +
 	"\x10AnnounceResponse\"\xc4\x01\n" +
 	"\n" +
 	"RaftTarget\x12\x1d\n" +
@@ -1130,14 +1150,15 @@ const file_conveyor_control_v1_raft_proto_rawDesc = "" +
 	"\n" +
 	"extensions\x18\x05 \x01(\fR\n" +
 	"extensions\x121\n" +
-	"\x15appended_at_unix_nano\x18\x06 \x01(\x03R\x12appendedAtUnixNano\"\x98\x02\n" +
+	"\x15appended_at_unix_nano\x18\x06 \x01(\x03R\x12appendedAtUnixNano\"\xb6\x02\n" +
 	"\x14AppendEntriesRequest\x127\n" +
 	"\x06target\x18\x01 \x01(\v2\x1f.conveyor.control.v1.RaftTargetR\x06target\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12%\n" +
 	"\x0eprevious_entry\x18\x03 \x01(\x04R\rpreviousEntry\x12#\n" +
 	"\rprevious_term\x18\x04 \x01(\x04R\fpreviousTerm\x127\n" +
 	"\aentries\x18\x05 \x03(\v2\x1d.conveyor.control.v1.LogEntryR\aentries\x12.\n" +
-	"\x13leader_commit_index\x18\x06 \x01(\x04R\x11leaderCommitIndex\"\xc3\x01\n" +
+	"\x13leader_commit_index\x18\x06 \x01(\x04R\x11leaderCommitIndex\x12\x1c\n" +
+	"\tcommitted\x18\a \x01(\x04R\tcommitted\"\xc3\x01\n" +
 	"\x15AppendEntriesResponse\x127\n" +
 	"\x06target\x18\x01 \x01(\v2\x1f.conveyor.control.v1.RaftTargetR\x06target\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x19\n" +

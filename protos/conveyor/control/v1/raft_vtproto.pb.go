@@ -49,6 +49,11 @@ func (m *AnnounceRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.LettersBytes != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.LettersBytes))
+		i--
+		dAtA[i] = 0x28
+	}
 	if m.FeatureLevel != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.FeatureLevel))
 		i--
@@ -273,6 +278,11 @@ func (m *AppendEntriesRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) 
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.Committed != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Committed))
+		i--
+		dAtA[i] = 0x38
 	}
 	if m.LeaderCommitIndex != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.LeaderCommitIndex))
@@ -1009,6 +1019,9 @@ func (m *AnnounceRequest) SizeVT() (n int) {
 	if m.FeatureLevel != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.FeatureLevel))
 	}
+	if m.LettersBytes != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.LettersBytes))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -1109,6 +1122,9 @@ func (m *AppendEntriesRequest) SizeVT() (n int) {
 	}
 	if m.LeaderCommitIndex != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.LeaderCommitIndex))
+	}
+	if m.Committed != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.Committed))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -1499,6 +1515,25 @@ func (m *AnnounceRequest) UnmarshalVT(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.FeatureLevel |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field LettersBytes", wireType)
+			}
+			m.LettersBytes = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.LettersBytes |= uint64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
@@ -2144,6 +2179,25 @@ func (m *AppendEntriesRequest) UnmarshalVT(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.LeaderCommitIndex |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 7:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Committed", wireType)
+			}
+			m.Committed = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Committed |= uint64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
@@ -3873,6 +3927,25 @@ func (m *AnnounceRequest) UnmarshalVTUnsafe(dAtA []byte) error {
 					break
 				}
 			}
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field LettersBytes", wireType)
+			}
+			m.LettersBytes = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.LettersBytes |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -4510,6 +4583,25 @@ func (m *AppendEntriesRequest) UnmarshalVTUnsafe(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.LeaderCommitIndex |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 7:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Committed", wireType)
+			}
+			m.Committed = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Committed |= uint64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}

@@ -365,10 +365,13 @@ type PipelineStatus struct {
 	Conditions []*Condition           `protobuf:"bytes,7,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	// guarantee in effect, in words.
 	Guarantee string `protobuf:"bytes,8,opt,name=guarantee,proto3" json:"guarantee,omitempty"`
-	// counts over all lanes since this generation began.
-	Counts        *Counts `protobuf:"bytes,9,opt,name=counts,proto3" json:"counts,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// counts over all lanes since this generation began; not set when they are not known. Those of a pipeline that has completed all routers know.
+	Counts *Counts `protobuf:"bytes,9,opt,name=counts,proto3" json:"counts,omitempty"`
+	// reports_unknown: the router that answered does not lead, and only the one that does is told by sidecars what they do. The phase is not specified then unless it follows
+	// from what all routers know, counts are not set unless it has completed, there are no lanes, and stages say no more than which sidecar has them.
+	ReportsUnknown bool `protobuf:"varint,10,opt,name=reports_unknown,json=reportsUnknown,proto3" json:"reports_unknown,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *PipelineStatus) Reset() {
@@ -464,6 +467,13 @@ func (x *PipelineStatus) GetCounts() *Counts {
 	return nil
 }
 
+func (x *PipelineStatus) GetReportsUnknown() bool {
+	if x != nil {
+		return x.ReportsUnknown
+	}
+	return false
+}
+
 // StageStatus is one stage on the sidecar that runs it.
 type StageStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -485,7 +495,10 @@ type StageStatus struct {
 	// in_flight records of the stage now.
 	InFlight uint64 `protobuf:"varint,11,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
 	// edges that leave the stage.
-	Edges         []*EdgeStatus `protobuf:"bytes,12,rep,name=edges,proto3" json:"edges,omitempty"`
+	Edges []*EdgeStatus `protobuf:"bytes,12,rep,name=edges,proto3" json:"edges,omitempty"`
+	// fenced is how often this owner of the stage was refused for a newer one: by its service, by the stage behind, or by the routers, which
+	// take no checkpoint of it.
+	Fenced        uint64 `protobuf:"varint,13,opt,name=fenced,proto3" json:"fenced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -602,6 +615,13 @@ func (x *StageStatus) GetEdges() []*EdgeStatus {
 		return x.Edges
 	}
 	return nil
+}
+
+func (x *StageStatus) GetFenced() uint64 {
+	if x != nil {
+		return x.Fenced
+	}
+	return 0
 }
 
 // EdgeStatus is one edge at its sending end.
@@ -800,8 +820,10 @@ type LaneStatus struct {
 	Position []byte `protobuf:"bytes,8,opt,name=position,proto3" json:"position,omitempty"`
 	// ended: the source is exhausted and everything is settled and committed.
 	Ended bool `protobuf:"varint,9,opt,name=ended,proto3" json:"ended,omitempty"`
-	// problem that keeps the lane from going on; empty when there is none.
-	Problem       string `protobuf:"bytes,10,opt,name=problem,proto3" json:"problem,omitempty"`
+	// problem that keeps the lane from going on, unless reads_on is set; empty when there is none.
+	Problem string `protobuf:"bytes,10,opt,name=problem,proto3" json:"problem,omitempty"`
+	// reads_on: the lane reads on in spite of its problem, as when its checkpoints are not stored: nothing is lost, and after a restart more is read again.
+	ReadsOn       bool `protobuf:"varint,11,opt,name=reads_on,json=readsOn,proto3" json:"reads_on,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -906,6 +928,13 @@ func (x *LaneStatus) GetProblem() string {
 	return ""
 }
 
+func (x *LaneStatus) GetReadsOn() bool {
+	if x != nil {
+		return x.ReadsOn
+	}
+	return false
+}
+
 var File_conveyor_control_v1_resource_proto protoreflect.FileDescriptor
 
 const file_conveyor_control_v1_resource_proto_rawDesc = "" +
@@ -936,7 +965,7 @@ const file_conveyor_control_v1_resource_proto_rawDesc = "" +
 	"\x06status\x18\x02 \x01(\bR\x06status\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x120\n" +
-	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x98\x03\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xc1\x03\n" +
 	"\x0ePipelineStatus\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x120\n" +
@@ -950,7 +979,9 @@ const file_conveyor_control_v1_resource_proto_rawDesc = "" +
 	"conditions\x18\a \x03(\v2\x1e.conveyor.control.v1.ConditionR\n" +
 	"conditions\x12\x1c\n" +
 	"\tguarantee\x18\b \x01(\tR\tguarantee\x123\n" +
-	"\x06counts\x18\t \x01(\v2\x1b.conveyor.control.v1.CountsR\x06counts\"\xe9\x02\n" +
+	"\x06counts\x18\t \x01(\v2\x1b.conveyor.control.v1.CountsR\x06counts\x12'\n" +
+	"\x0freports_unknown\x18\n" +
+	" \x01(\bR\x0ereportsUnknown\"\x81\x03\n" +
 	"\vStageStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x18\n" +
@@ -968,7 +999,8 @@ const file_conveyor_control_v1_resource_proto_rawDesc = "" +
 	"\aretries\x18\n" +
 	" \x01(\x04R\aretries\x12\x1b\n" +
 	"\tin_flight\x18\v \x01(\x04R\binFlight\x125\n" +
-	"\x05edges\x18\f \x03(\v2\x1f.conveyor.control.v1.EdgeStatusR\x05edges\"\xd1\x01\n" +
+	"\x05edges\x18\f \x03(\v2\x1f.conveyor.control.v1.EdgeStatusR\x05edges\x12\x16\n" +
+	"\x06fenced\x18\r \x01(\x04R\x06fenced\"\xd1\x01\n" +
 	"\n" +
 	"EdgeStatus\x12\x0e\n" +
 	"\x02to\x18\x01 \x01(\tR\x02to\x12\x18\n" +
@@ -984,7 +1016,7 @@ const file_conveyor_control_v1_resource_proto_rawDesc = "" +
 	"\bfiltered\x18\x04 \x01(\x04R\bfiltered\x12\x1a\n" +
 	"\bunrouted\x18\x05 \x01(\x04R\bunrouted\x12\x12\n" +
 	"\x04shed\x18\x06 \x01(\x04R\x04shed\x12\x1b\n" +
-	"\tin_flight\x18\a \x01(\x04R\binFlight\"\xe1\x02\n" +
+	"\tin_flight\x18\a \x01(\x04R\binFlight\"\xfc\x02\n" +
 	"\n" +
 	"LaneStatus\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12!\n" +
@@ -998,7 +1030,8 @@ const file_conveyor_control_v1_resource_proto_rawDesc = "" +
 	"\bposition\x18\b \x01(\fR\bposition\x12\x14\n" +
 	"\x05ended\x18\t \x01(\bR\x05ended\x12\x18\n" +
 	"\aproblem\x18\n" +
-	" \x01(\tR\aproblem*\x91\x01\n" +
+	" \x01(\tR\aproblem\x12\x19\n" +
+	"\breads_on\x18\v \x01(\bR\areadsOn*\x91\x01\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rPHASE_PENDING\x10\x01\x12\x11\n" +

@@ -263,9 +263,11 @@ type RegisterRequest struct {
 	// host_addresses are the addresses of the sidecar's host, by which endpoints that name them are known to be its own.
 	HostAddresses []string `protobuf:"bytes,4,rep,name=host_addresses,json=hostAddresses,proto3" json:"host_addresses,omitempty"`
 	Version       string   `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
-	// feature_level of the build; the cluster works at the lowest.
-	FeatureLevel  uint32      `protobuf:"varint,6,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
-	Endpoints     []*Endpoint `protobuf:"bytes,7,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// feature_level of the build.
+	FeatureLevel uint32      `protobuf:"varint,6,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
+	Endpoints    []*Endpoint `protobuf:"bytes,7,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// instance is something random that the sidecar makes once, when its process starts, by which two that were given one id are told apart; empty from older sidecars.
+	Instance      string `protobuf:"bytes,8,opt,name=instance,proto3" json:"instance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -347,6 +349,13 @@ func (x *RegisterRequest) GetEndpoints() []*Endpoint {
 		return x.Endpoints
 	}
 	return nil
+}
+
+func (x *RegisterRequest) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
 }
 
 type RegisterResponse struct {
@@ -432,7 +441,8 @@ type HeartbeatRequest struct {
 	Session *Session               `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
 	Stages  []*StageReport         `protobuf:"bytes,2,rep,name=stages,proto3" json:"stages,omitempty"`
 	Lanes   []*LaneReport          `protobuf:"bytes,3,rep,name=lanes,proto3" json:"lanes,omitempty"`
-	// unreachable are the ids of the sidecars to which this one has records or ends to send and gets no answer from. Routers believe it beside their own silence.
+	// unreachable are the ids of the sidecars to which this one has records or ends to send and gets no answer from. Routers believe it beside their own silence,
+	// and move stages off a path that is missed for a whole TTL.
 	Unreachable   []string `protobuf:"bytes,4,rep,name=unreachable,proto3" json:"unreachable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2476,7 +2486,7 @@ const file_conveyor_control_v1_sidecar_proto_rawDesc = "" +
 	"\bEndpoint\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x122\n" +
-	"\tabilities\x18\x03 \x03(\v2\x14.conveyor.v1.AbilityR\tabilities\"\x8a\x02\n" +
+	"\tabilities\x18\x03 \x03(\v2\x14.conveyor.v1.AbilityR\tabilities\"\xa6\x02\n" +
 	"\x0fRegisterRequest\x12\x1d\n" +
 	"\n" +
 	"sidecar_id\x18\x01 \x01(\tR\tsidecarId\x12\x18\n" +
@@ -2485,7 +2495,8 @@ const file_conveyor_control_v1_sidecar_proto_rawDesc = "" +
 	"\x0ehost_addresses\x18\x04 \x03(\tR\rhostAddresses\x12\x18\n" +
 	"\aversion\x18\x05 \x01(\tR\aversion\x12#\n" +
 	"\rfeature_level\x18\x06 \x01(\rR\ffeatureLevel\x12;\n" +
-	"\tendpoints\x18\a \x03(\v2\x1d.conveyor.control.v1.EndpointR\tendpoints\"\xda\x01\n" +
+	"\tendpoints\x18\a \x03(\v2\x1d.conveyor.control.v1.EndpointR\tendpoints\x12\x1a\n" +
+	"\binstance\x18\b \x01(\tR\binstance\"\xda\x01\n" +
 	"\x10RegisterResponse\x126\n" +
 	"\asession\x18\x01 \x01(\v2\x1c.conveyor.control.v1.SessionR\asession\x12\x1d\n" +
 	"\n" +
