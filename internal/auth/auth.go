@@ -156,15 +156,7 @@ func connected(ctx context.Context) (certs.Identity, error) {
 		return certs.Identity{}, refuse(codes.Unauthenticated, "the caller is not known")
 	}
 	if tls, ok := p.AuthInfo.(credentials.TLSInfo); ok {
-		// A server that asks for certificates without checking them has no chain to show.
-		if len(tls.State.VerifiedChains) == 0 {
-			return certs.Identity{}, refuse(codes.Unauthenticated, "the caller shows no certificate")
-		}
-		id, err := certs.IdentityOf(tls.State.VerifiedChains[0][0])
-		if err != nil {
-			return certs.Identity{}, refuse(codes.Unauthenticated, "%v", err)
-		}
-		return id, nil
+		return certified(tls)
 	}
 	if p.AuthInfo != nil && p.AuthInfo.AuthType() != "insecure" {
 		return certs.Identity{}, refuse(codes.Unauthenticated, "nothing is known here of connections that %s secures", p.AuthInfo.AuthType())
@@ -173,6 +165,29 @@ func connected(ctx context.Context) (certs.Identity, error) {
 		return certs.Identity{}, refuse(codes.Unauthenticated, "the call comes from %v without a certificate", p.Addr)
 	}
 	return Local, nil
+}
+
+// certified is whom the certificate of the other side speaks for.
+func certified(tls credentials.TLSInfo) (certs.Identity, error) {
+	// A server that asks for certificates without checking them has no chain to show.
+	if len(tls.State.VerifiedChains) == 0 {
+		return certs.Identity{}, refuse(codes.Unauthenticated, "the caller shows no certificate")
+	}
+	id, err := certs.IdentityOf(tls.State.VerifiedChains[0][0])
+	if err != nil {
+		return certs.Identity{}, refuse(codes.Unauthenticated, "%v", err)
+	}
+	return id, nil
+}
+
+// IsRouter reports whether the other side of a connection has shown the certificate of a router.
+func IsRouter(info credentials.AuthInfo) bool {
+	tls, ok := info.(credentials.TLSInfo)
+	if !ok {
+		return false
+	}
+	id, err := certified(tls)
+	return err == nil && id.Role == certs.RoleRouter
 }
 
 // isLocal reports whether an address is known to be of this machine alone.

@@ -241,3 +241,25 @@ func TestTable_CheckNamesWhatIsMissing(t *testing.T) {
 		}
 	}
 }
+
+func TestIsRouter_BelievesACertificateOfARouterOnly(t *testing.T) {
+	w := start(t, true)
+	for role, want := range map[certs.Role]bool{certs.RoleRouter: true, certs.RoleSidecar: false, certs.RoleAdmin: false} {
+		config := w.store(role, "1").ClientConfig("")
+		leaf, err := x509.ParseCertificate(config.Certificates[0].Certificate[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		state := tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}}
+		if auth.IsRouter(credentials.TLSInfo{State: state}) {
+			t.Errorf("the certificate of a %s is believed though nobody has checked it", role)
+		}
+		state.VerifiedChains = [][]*x509.Certificate{{leaf}}
+		if got := auth.IsRouter(credentials.TLSInfo{State: state}); got != want {
+			t.Errorf("a %s is taken for a router: %t", role, got)
+		}
+	}
+	if auth.IsRouter(nil) {
+		t.Error("a connection without security is taken for a router's")
+	}
+}

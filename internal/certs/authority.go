@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/conveyor-etl/conveyor/internal/atomicfile"
@@ -114,6 +115,36 @@ func LoadAuthority(certFile, keyFile string) (*Authority, error) {
 	return &Authority{cert: cert, key: key}, nil
 }
 
+// Holds reports why a certificate that is valid for so long cannot be made: it would outlive the authority.
+func (a *Authority) Holds(validity time.Duration) error {
+	if time.Now().Add(validity).After(a.cert.NotAfter) {
+		return fmt.Errorf("it would outlive the authority, which ends on %s", a.cert.NotAfter.Format(time.DateOnly))
+	}
+	return nil
+}
+
+// ReadIssued returns for whom and for which hosts a certificate was issued.
+func ReadIssued(certFile string) (Identity, []string, error) {
+	text, err := os.ReadFile(certFile)
+	if err != nil {
+		return Identity{}, nil, fmt.Errorf("read a certificate: %w", err)
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return Identity{}, nil, fmt.Errorf("read a certificate: %s holds no PEM", certFile)
+	}
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return Identity{}, nil, fmt.Errorf("read the certificate %s: %w", certFile, err)
+	}
+	hosts := slices.Clone(c.DNSNames)
+	for _, ip := range c.IPAddresses {
+		hosts = append(hosts, ip.String())
+	}
+	id, err := IdentityOf(c)
+	return id, hosts, err
+}
+
 // Issue makes a certificate of an identity for these host names and addresses, and writes it, its key and that of the authority into dir as tls.crt, tls.key and ca.crt,
 // each as a whole, in place of what is there. A part that runs takes them over by itself.
 func (a *Authority) Issue(id Identity, hosts []string, validity time.Duration, dir string) (Files, error) {
@@ -131,8 +162,8 @@ func (a *Authority) Issue(id Identity, hosts []string, validity time.Duration, d
 		NotBefore: now.Add(-backdated), NotAfter: now.Add(validity), BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
-	if template.NotAfter.After(a.cert.NotAfter) {
-		return files, fmt.Errorf("make the certificate of %s: it would outlive the authority, which ends on %s", id, a.cert.NotAfter.Format(time.DateOnly))
+	if err := a.Holds(validity); err != nil {
+		return files, fmt.Errorf("make the certificate of %s: %w", id, err)
 	}
 	for _, h := range hosts {
 		if ip := net.ParseIP(h); ip != nil {

@@ -3,7 +3,6 @@
 package certs
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -52,6 +51,7 @@ func (f Files) Validate() error {
 type Store struct {
 	files Files
 	log   *slog.Logger
+	own   func(Identity) error // nil: whoever they are of at first
 
 	mu  sync.RWMutex
 	now material
@@ -59,66 +59,85 @@ type Store struct {
 
 // material is one consistent set of the three files.
 type material struct {
-	raw  contents
-	cert tls.Certificate
-	ca   *x509.CertPool
+	raw         contents
+	cert        tls.Certificate
+	authorities []*x509.Certificate
+	ca          *x509.CertPool // of authorities
+	id          Identity
+	idErr       error // why there is no id
+	end         end
 }
 
 // contents are the bytes of the three files.
 type contents struct{ cert, key, ca string }
 
-// Load reads the files. A nil logger discards the lines about renewals. Errors name the file.
-func Load(files Files, log *slog.Logger) (*Store, error) {
+// Load reads the files and makes sure that they fit together and are valid now. A nil logger discards the lines about renewals and about a key that others can read. What is wrong with
+// the files is an [*Error], which names the file.
+func Load(files Files, log *slog.Logger) (*Store, error) { return LoadOwn(files, nil, log) }
+
+// LoadOwn is like Load for a part that knows who it is: own returns an error for the identity of another. It is asked again about renewed files, by the
+// goroutine of [Store.Watch]. Without it the identity stays the one that the files have at first.
+func LoadOwn(files Files, own func(Identity) error, log *slog.Logger) (*Store, error) {
 	if err := files.Validate(); err != nil {
-		return nil, err
+		return nil, &Error{err}
 	}
 	if !files.Enabled() {
-		return nil, errors.New("no certificates are configured: set TLS_CERT_FILE, TLS_KEY_FILE and TLS_CA_FILE")
+		return nil, wrong("no certificates are configured: set TLS_CERT_FILE, TLS_KEY_FILE and TLS_CA_FILE")
 	}
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s := &Store{files: files, log: log}
-	if _, err := s.Reload(); err != nil {
+	s := &Store{files: files, own: own, log: log}
+	raw, err := s.read()
+	if err != nil {
 		return nil, err
+	}
+	if s.now, err = s.examine(raw, time.Now()); err != nil {
+		return nil, err
+	}
+	if files.exposed() {
+		log.Warn("others on this machine can read the private key of TLS_KEY_FILE", "file", files.Key, "do", "chmod 600 "+files.Key)
 	}
 	return s, nil
 }
 
-// Watch takes over changed files every interval (zero means [PollInterval]) until ctx ends, and then
-// returns nil. Files that cannot be used, such as a certificate whose key is not written yet, are
-// reported once, and the certificates in use stay.
-func (s *Store) Watch(ctx context.Context, interval time.Duration) error {
-	if interval <= 0 {
-		interval = PollInterval
-	}
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	reported := ""
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		changed, err := s.Reload()
-		switch {
-		case err == nil && changed:
-			s.log.Info("certificates renewed", "file", s.files.Cert, "until", s.leaf().NotAfter)
-		case err != nil && err.Error() != reported:
-			s.log.Warn("certificates not renewed, the old ones stay in use", "err", err)
-		}
-		reported = ""
-		if err != nil {
-			reported = err.Error()
-		}
-	}
+// Check asks again whether the certificate in use is that of this part, for one that learns late who it is.
+func (s *Store) Check() error {
+	now := s.current()
+	return s.owned(&now)
 }
 
-// Reload takes over the files as they are now and reports whether they differ from those in use. On
-// an error the certificates in use stay.
+// Reload takes over the files as they are now and reports whether they differ from those in use. On an [*Error] the certificates in use stay: other files
+// are taken over when a start would take them, and parts that have the present ones can still be talked to.
 func (s *Store) Reload() (changed bool, err error) {
-	var raw contents
+	changed, _, err = s.reload()
+	return changed, err
+}
+
+// reload also returns what it has read.
+func (s *Store) reload() (changed bool, raw contents, err error) {
+	if raw, err = s.read(); err != nil {
+		return false, raw, err
+	}
+	now := s.current()
+	if raw == now.raw {
+		return false, raw, nil
+	}
+	next, err := s.examine(raw, time.Now())
+	if err == nil {
+		err = s.follows(&now, &next)
+	}
+	if err != nil {
+		return false, raw, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now = next
+	return true, raw, nil
+}
+
+// read returns what of the files can be read, and an error about those that cannot.
+func (s *Store) read() (raw contents, err error) {
 	for _, f := range []struct {
 		setting, path string
 		to            *string
@@ -130,22 +149,9 @@ func (s *Store) Reload() (changed bool, err error) {
 		*f.to = string(b)
 	}
 	if err != nil {
-		return false, err
+		return raw, &Error{err}
 	}
-	if raw == s.current().raw {
-		return false, nil
-	}
-	next := material{raw: raw, ca: x509.NewCertPool()}
-	if next.cert, err = tls.X509KeyPair([]byte(raw.cert), []byte(raw.key)); err != nil {
-		return false, fmt.Errorf("TLS_CERT_FILE %s with TLS_KEY_FILE %s: %w", s.files.Cert, s.files.Key, err)
-	}
-	if !next.ca.AppendCertsFromPEM([]byte(raw.ca)) {
-		return false, fmt.Errorf("TLS_CA_FILE %s: holds no PEM certificate", s.files.CA)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.now = next
-	return true, nil
+	return raw, nil
 }
 
 func (s *Store) current() material {
@@ -154,7 +160,20 @@ func (s *Store) current() material {
 	return s.now
 }
 
-func (s *Store) leaf() *x509.Certificate { return s.current().cert.Leaf }
+// End is when the certificate in use, or the authority that vouches for it, is not valid any more.
+func (s *Store) End() time.Time { return s.current().end.at }
+
+// Warnings are sentences about what is in use and should not stay so.
+func (s *Store) Warnings() []string {
+	var out []string
+	if s.files.exposed() {
+		out = append(out, fmt.Sprintf("others on this machine can read the private key: chmod 600 %s", s.files.Key))
+	}
+	if e, now := s.current().end, time.Now(); e.soon(now) {
+		out = append(out, e.ends(now))
+	}
+	return out
+}
 
 // ServerConfig returns a TLS configuration for servers that asks for TLS 1.3 and a certificate of the
 // client signed by the CA. It follows renewals; the caller may change its copy.
@@ -198,4 +217,7 @@ func (s *Store) ServerCredentials() credentials.TransportCredentials {
 }
 
 // Identity returns whom the certificate in use speaks for.
-func (s *Store) Identity() (Identity, error) { return IdentityOf(s.leaf()) }
+func (s *Store) Identity() (Identity, error) {
+	now := s.current()
+	return now.id, now.idErr
+}

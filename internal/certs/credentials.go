@@ -27,6 +27,16 @@ func (s *Store) ClientCredentials(roles ...Role) credentials.TransportCredential
 	}}
 }
 
+// HostCredentials is like [Store.ClientCredentials] for a server of which is known both where and who
+// it is: several of a role may share a machine, and then the certificate of each carries its name.
+func (s *Store) HostCredentials(role Role, name string) credentials.TransportCredentials {
+	return &clientCreds{config: func() *tls.Config {
+		cfg := s.ClientConfig("")
+		cfg.VerifyConnection = func(state tls.ConnectionState) error { return isIdentity(&state, role, name) }
+		return cfg
+	}}
+}
+
 // IdentityCredentials is like [Store.ClientCredentials] for servers that are known by who they are
 // and not by where they are: they come and go at addresses that nobody could know when their
 // certificates were made. The server must be signed by the CA, and may be who the name says.

@@ -97,7 +97,7 @@ func TestIdentityCredentials_KnowAServerByItsIdentity(t *testing.T) {
 	}
 	// The server of another authority that takes our certificates all the same.
 	files, ours := issueFiles(t, newCA(t), certs.RoleSidecar, "a"), issueFiles(t, ca, certs.RoleSidecar, "a")
-	files.CA = ours.CA
+	files.CA = bundle(t, files.CA, ours.CA)
 	foreign := serve(t, load(t, files))
 	if err := check(t, foreign, client.IdentityCredentials(certs.RoleSidecar, "a")); err == nil {
 		t.Error("the name is trusted without the authority")
@@ -105,6 +105,49 @@ func TestIdentityCredentials_KnowAServerByItsIdentity(t *testing.T) {
 	sharedRouter := serve(t, issue(t, ca, certs.RoleRouter, certs.AnyName))
 	if err := check(t, sharedRouter, client.IdentityCredentials(certs.RoleRouter, "1")); err == nil {
 		t.Error("routers share a certificate")
+	}
+}
+
+func TestHostCredentials_KnowAServerByItsIdentityAndByWhereItIs(t *testing.T) {
+	ca := newCA(t)
+	client := issue(t, ca, certs.RoleRouter, "1")
+	if err := check(t, serve(t, issue(t, ca, certs.RoleRouter, "3", loopback...)), client.HostCredentials(certs.RoleRouter, "3")); err != nil {
+		t.Errorf("itself: %v", err)
+	}
+	for name, tc := range map[string]struct {
+		server *certs.Store
+		says   string
+	}{
+		"another one on the same machine": {issue(t, ca, certs.RoleRouter, "2", loopback...), "the other side is router/2, and router/3 was expected there"},
+		"another role":                    {issue(t, ca, certs.RoleSidecar, "3", loopback...), "the other side is sidecar/3, and router/3 was expected there"},
+		"itself elsewhere":                {issue(t, ca, certs.RoleRouter, "3", "elsewhere"), "failed to verify certificate"},
+		"one of all routers":              {issue(t, ca, certs.RoleRouter, certs.AnyName, loopback...), "router/3 was expected there"},
+		"another authority":               {issue(t, newCA(t), certs.RoleRouter, "3", loopback...), "failed to verify certificate"},
+	} {
+		if err := check(t, serve(t, tc.server), client.HostCredentials(certs.RoleRouter, "3")); !says(err, tc.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestHostCredentials_AskAtEachHandshake(t *testing.T) {
+	ca := newCA(t)
+	creds := issue(t, ca, certs.RoleRouter, "1").HostCredentials(certs.RoleRouter, "3")
+	files := issueFiles(t, ca, certs.RoleRouter, "3", loopback...)
+	anybody := func(certs.Identity) error { return nil }
+	server, err := certs.LoadOwn(files, anybody, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := serve(t, server)
+	for _, step := range []struct{ name, says string }{{"3", ""}, {"2", "the other side is router/2, and router/3 was expected there"}, {"3", ""}} {
+		replace(t, files, issueFiles(t, ca, certs.RoleRouter, step.name, loopback...))
+		if _, err := server.Reload(); err != nil {
+			t.Fatal(err)
+		}
+		if err := check(t, addr, creds); step.says == "" && err != nil || step.says != "" && !says(err, step.says) {
+			t.Errorf("with a new certificate of router/%s: %v", step.name, err)
+		}
 	}
 }
 

@@ -48,19 +48,28 @@ type ServerConfig struct {
 	MaxMessageBytes int
 	// BufferPool holds received messages; nil means gRPC's default pool.
 	BufferPool mem.BufferPool
-	// Logger receives panics of handlers; nil discards them.
+	// MaxConnections bounds the connections of a [Server]; zero means [DefaultMaxConnections]. One address gets half of them, and a quarter as many again may be in
+	// their handshake. What is over that is closed at once.
+	MaxConnections int
+	// Spare, with TLS, reports whose connections are not counted once it is known who they are; nil counts all.
+	Spare func(credentials.AuthInfo) bool
+	// Logger receives panics of handlers, and that connections are refused; nil discards them.
 	Logger *slog.Logger
 	// Unary and Stream run inside the recovery of panics, in their order.
 	Unary  []grpc.UnaryServerInterceptor
 	Stream []grpc.StreamServerInterceptor
 }
 
+func (cfg *ServerConfig) logger() *slog.Logger {
+	if cfg.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return cfg.Logger
+}
+
 // ServerOptions returns the options for grpc.NewServer. [NewServer] uses them.
 func ServerOptions(cfg ServerConfig) []grpc.ServerOption {
-	log := cfg.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
+	log := cfg.logger()
 	opts := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(orDefault(cfg.MaxMessageBytes)),
 		grpc.MaxConcurrentStreams(MaxConcurrentStreams),

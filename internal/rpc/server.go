@@ -21,11 +21,16 @@ type Server struct {
 	// Health holds the state that health checks see: SERVING for the server as a whole (the empty
 	// service name) until it drains. Set the state of single services as they change.
 	Health *health.Server
+	door   *door
 }
 
 // NewServer returns a server that does not listen yet; options in extra come after those of cfg.
 func NewServer(cfg ServerConfig, extra ...grpc.ServerOption) *Server {
-	s := &Server{Server: grpc.NewServer(append(ServerOptions(cfg), extra...)...), Health: health.NewServer()}
+	door := newDoor(cfg, cfg.logger())
+	if cfg.TLS != nil {
+		cfg.TLS = introducing{cfg.TLS, door}
+	}
+	s := &Server{door: door, Server: grpc.NewServer(append(ServerOptions(cfg), extra...)...), Health: health.NewServer()}
 	healthpb.RegisterHealthServer(s.Server, s.Health)
 	return s
 }
@@ -35,7 +40,7 @@ func NewServer(cfg ServerConfig, extra ...grpc.ServerOption) *Server {
 // It closes lis, returns when all handlers have returned, and gives nil for a stop through ctx.
 func (s *Server) Serve(ctx context.Context, lis net.Listener, drain time.Duration) error {
 	served := make(chan error, 1)
-	go func() { served <- s.Server.Serve(lis) }()
+	go func() { served <- s.Server.Serve(entrance{lis, s.door}) }()
 	select {
 	case err := <-served:
 		s.Stop()
@@ -52,6 +57,9 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener, drain time.Duratio
 	}
 	return nil
 }
+
+// Refused is how many connections were closed because there were too many.
+func (s *Server) Refused() uint64 { return s.door.refusals() }
 
 // Listen opens a TCP listener for a server, after [CheckListen]. An address in use is reported with
 // the setting to change: the name of an environment variable or flag, which may be empty.

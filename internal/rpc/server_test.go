@@ -1,7 +1,6 @@
 package rpc_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -13,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/conveyor-etl/conveyor/internal/logging/logtest"
 	"github.com/conveyor-etl/conveyor/internal/rpc"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
@@ -212,7 +212,7 @@ func TestServer_LimitsStreamsPerConnection(t *testing.T) {
 }
 
 func TestServer_SurvivesPanics(t *testing.T) {
-	var log syncBuffer
+	var log logtest.Buffer
 	s := start(t, &handlers{
 		call:   func(context.Context, *message) (*message, error) { panic("secret cause") },
 		stream: func(grpc.ServerStream) error { panic(errors.New("secret cause")) },
@@ -379,21 +379,4 @@ func TestServe_ReportsALostListener(t *testing.T) {
 	if err := rpc.NewServer(rpc.ServerConfig{}).Serve(t.Context(), lis, time.Minute); err == nil {
 		t.Error("Serve = nil")
 	}
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }

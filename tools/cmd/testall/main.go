@@ -41,7 +41,7 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 	flags.StringVar(&o.root, "root", ".", "the root of the repository")
 	flags.StringVar(&o.pattern, "run", "", "run only the tests that match, as in go test -run")
 	flags.BoolVar(&o.short, "short", false, "as in go test -short")
-	flags.DurationVar(&o.timeout, "timeout", 15*time.Minute, "the limit for one package")
+	flags.DurationVar(&o.timeout, "timeout", 25*time.Minute, "the limit for one package")
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
