@@ -140,10 +140,10 @@ func (nothing) Restore(io.Reader) error { return nil }
 func startOurs(b *testing.B, wire *tls.Config) func([]byte) {
 	b.Helper()
 	var serve []grpc.ServerOption
-	var dial func(string) ([]grpc.DialOption, error) // in the clear
+	var dial func(raftstore.Peer) ([]grpc.DialOption, error) // in the clear
 	if wire != nil {
 		serve = append(serve, grpc.Creds(credentials.NewTLS(wire)))
-		dial = func(string) ([]grpc.DialOption, error) {
+		dial = func(raftstore.Peer) ([]grpc.DialOption, error) {
 			return []grpc.DialOption{grpc.WithTransportCredentials(credentials.NewTLS(wire))}, nil
 		}
 	}

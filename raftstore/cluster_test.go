@@ -3,9 +3,13 @@ package raftstore_test
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -187,8 +191,8 @@ func TestCluster_AWipedServerIsANewOneAndHasNoVote(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Store(n).AddLearner(t.Context(), fresh.ServerID(), raftstoretest.Address(wiped)+"0", m.Index-1); !errors.Is(err, raftstore.ErrRefused) {
-		t.Errorf("a change of an outdated list: %v", err)
+	if _, err := c.Store(n).AddLearner(t.Context(), fresh.ServerID(), raftstoretest.Address(wiped)+"0", m.Index+1); !errors.Is(err, raftstore.ErrRefused) {
+		t.Errorf("a change of another list: %v", err)
 	}
 	if m.Index, err = c.Store(n).Remove(t.Context(), oldID, m.Index); err != nil {
 		t.Fatal(err)
@@ -233,4 +237,165 @@ func TestCluster_ALeaderWithoutRoomHandsOver(t *testing.T) {
 		}
 		return false
 	})
+}
+
+func TestCluster_AServerThatLostItsLogInItsFirstLifeDoesNotVoteWithoutIt(t *testing.T) {
+	eachLog(t, func(t *testing.T) {
+		c := cluster(t, nil)
+		c.Leader()
+		c.write("a")
+		c.has(2, "a")
+		c.Stop(2)
+		for _, name := range []string{"raft.db", "wal"} {
+			if err := os.RemoveAll(filepath.Join(c.Dir(2), name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cfg := raftstore.Config{Dir: c.Dir(2), ServerName: "2", Address: raftstoretest.Address(2), Log: kindOf(t)}
+		for n := 1; n <= 3; n++ {
+			cfg.Peers = append(cfg.Peers, raftstore.Peer{ServerName: strconv.Itoa(n), Address: raftstoretest.Address(n)})
+		}
+		s, err := raftstore.Open(t.Context(), cfg, &journal{})
+		if !errors.Is(err, raftstore.ErrDamaged) {
+			t.Errorf("opened: %v", err)
+		}
+		if err == nil {
+			t.Error(s.Close())
+		}
+	})
+}
+
+func TestMembership_AChangeDecidedOnAnOutdatedListIsRefused(t *testing.T) {
+	c := cluster(t, nil)
+	c.write("one")
+	lead := c.Leader()
+	store := c.Store(lead)
+	before, err := store.Membership()
+	if err != nil || before.Index == 0 || !before.Committed || len(before.Servers) != 3 {
+		t.Fatalf("the members are %+v, %v", before, err)
+	}
+	gone := c.Store(others(lead)[0]).ServerID()
+	index, err := store.Remove(t.Context(), gone, before.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now, err := store.Membership(); err != nil || now.Index != index || !now.Committed || len(now.Servers) != 2 {
+		t.Errorf("after the removal at %d the members are %+v, %v", index, now, err)
+	}
+	if _, err := store.Remove(t.Context(), c.Store(others(lead)[1]).ServerID(), before.Index); !errors.Is(err, raftstore.ErrRefused) {
+		t.Errorf("a change of the list before: %v", err)
+	}
+	// A list out of a snapshot is a committed one, too.
+	if err := store.Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	c.Stop(others(lead)[1])
+	c.Stop(lead)
+	if now, err := c.Start(lead).Membership(); err != nil || now.Index != index || !now.Committed {
+		t.Errorf("after a restart out of a snapshot the members are %+v, %v", now, err)
+	}
+}
+
+// elections counts how often a server stands for election, by what it logs.
+type elections struct {
+	slog.Handler
+	n atomic.Int64
+}
+
+func (e *elections) Enabled(context.Context, slog.Level) bool { return true }
+
+func (e *elections) Handle(_ context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Value.String() == "entering candidate state" {
+			e.n.Add(1)
+		}
+		return true
+	})
+	return nil
+}
+
+func (e *elections) WithAttrs([]slog.Attr) slog.Handler { return e }
+
+func TestRetire_AServerThatWasRemovedStandsForElectionNoMore(t *testing.T) {
+	counts := map[int]*elections{1: {}, 2: {}, 3: {}}
+	c := cluster(t, func(n int, cfg *raftstore.Config) { cfg.Logger = slog.New(counts[n]) })
+	c.write("one")
+	lead := c.Leader()
+	retired, other := others(lead)[0], others(lead)[1]
+	c.has(retired, "one")
+	if err := c.Store(retired).Retire(); err != nil {
+		t.Fatal(err)
+	}
+	before, otherBefore := counts[retired].n.Load(), counts[other].n.Load()
+	c.Isolate(retired)
+	c.Isolate(other)
+	c.Eventually("the other has stood for election three times", func() bool { return counts[other].n.Load() >= otherBefore+3 })
+	if n := counts[retired].n.Load() - before; n > 0 {
+		t.Errorf("it stood for election %d times", n)
+	}
+}
+
+// What a server is sent first is from before it was added, and it must not take that for its removal.
+func TestMembership_AServerThatCatchesUpKnowsThatItsAdditionIsStillToCome(t *testing.T) {
+	c := cluster(t, nil)
+	lead := c.Leader()
+	for n := range 80 {
+		c.write(strconv.Itoa(n) + strings.Repeat("x", raftstore.MaxCommandBytes/4))
+	}
+	four := c.Start(4)
+	removed := func(m raftstore.Membership) bool {
+		return m.Since > 0 && m.Committed && m.Index > m.Since && !slices.ContainsFunc(m.Servers, func(s raftstore.Server) bool { return s.ID == four.ServerID() })
+	}
+	earlier, done := 0, make(chan struct{})
+	go func() {
+		defer close(done)
+		for ; ; <-time.After(time.Millisecond) {
+			m, err := four.Membership()
+			if err != nil || removed(m) {
+				t.Errorf("while it catches up: %+v, %v", m, err)
+			}
+			if m.Since > 0 || t.Context().Err() != nil {
+				return
+			}
+			if m.Committed {
+				earlier++
+			}
+		}
+	}()
+	c.Eventually("it is added", func() bool {
+		_, err := c.Store(c.Leader(1, 2, 3)).AddLearner(t.Context(), four.ServerID(), raftstoretest.Address(4), 0)
+		return err == nil
+	})
+	<-done
+	if earlier == 0 {
+		t.Error("it never knew earlier members only: the test proves nothing")
+	}
+	m, err := four.Membership()
+	if err != nil || m.Since == 0 {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	// It knows as much after a restart, from nobody.
+	c.Isolate(4)
+	c.Stop(4)
+	if again, err := c.Start(4).Membership(); err != nil || again.Since != m.Since {
+		t.Errorf("after a restart it knows of a list at %d, and not at %d: %v", again.Since, m.Since, err)
+	}
+	c.Heal()
+	_, err = c.Store(c.Leader(1, 2, 3)).Remove(t.Context(), c.Store(4).ServerID(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Eventually("the others have a later list", func() bool {
+		m, err := c.Store(lead).Membership()
+		return err == nil && m.Committed && m.Index > c.membership(4).Since && len(m.Servers) == 3
+	})
+}
+
+func (c *testCluster) membership(server int) raftstore.Membership {
+	c.t.Helper()
+	m, err := c.Store(server).Membership()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return m
 }

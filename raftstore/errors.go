@@ -19,9 +19,9 @@ var (
 	// ErrHalted is what every *HaltedError is.
 	ErrHalted = errors.New("state machine has halted")
 	// ErrDiskHangs is what Err says when a write of the log does not end.
-	ErrDiskHangs = errors.New("disk hangs")
+	ErrDiskHangs = errors.New("DISK_HANGS: disk hangs")
 	// ErrDiskFailed is what Err says when the disk refused a write, as a full one does: after that nothing is known of what it holds until it is read again.
-	ErrDiskFailed = errors.New("disk failed")
+	ErrDiskFailed = errors.New("DISK_FAILED: disk failed")
 	// ErrLowDisk is what every *LowDiskError is.
 	ErrLowDisk = errors.New("the disk is nearly full")
 	// ErrInUse is returned by Open when another process uses the directory.
@@ -32,6 +32,8 @@ var (
 	ErrAlone = errors.New("no peers are configured: the cluster has one server")
 	// ErrRefused is returned for a change to the members that cannot be made, such as one made of an outdated list. Nothing was changed.
 	ErrRefused = errors.New("change to the members of the cluster was refused")
+	// ErrBadSnapshot is returned by Restore for bytes that are not what WriteSnapshot wrote, or not all of it. Nothing was changed.
+	ErrBadSnapshot = errors.New("not a whole snapshot")
 	// ErrDamaged is what every *DamagedError is.
 	ErrDamaged = errors.New("raft state is damaged")
 )
@@ -70,11 +72,17 @@ type DamagedError struct {
 	Path string
 	// Cause is what the check found.
 	Cause error
+	// Peers is set when the server is one of several. They have what it lost, and count on what it has promised, which a copy of the directory may not know of.
+	Peers bool
 }
 
-// Error says what is damaged and what can be done.
+// Error says what is damaged and what can be done. It begins with a word for scripts, as those of a disk do.
 func (e *DamagedError) Error() string {
-	return fmt.Sprintf("raft state %s is damaged: %v; nothing was changed: restore the directory from a copy, or move it away to begin with an empty cluster and apply "+
+	if e.Peers {
+		return fmt.Sprintf("RAFT_DAMAGED: raft state %s is damaged: %v; nothing was changed: remove this server from its cluster, move the directory away, start the server with an empty one and add it "+
+			"again; never restore a copy, which has forgotten votes and entries that the others count on", e.Path, e.Cause)
+	}
+	return fmt.Sprintf("RAFT_DAMAGED: raft state %s is damaged: %v; nothing was changed: restore the directory from a copy, or move it away to begin with an empty cluster and apply "+
 		"the manifests again", e.Path, e.Cause)
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -53,8 +54,6 @@ func (s *Store) found(cfg *Config, conf *raft.Config, snapshots raft.SnapshotSto
 		return &DamagedError{Path: cfg.Dir, Cause: errors.New("it has been in use, and its log and snapshots are gone")}
 	case !known && exists:
 		return &DamagedError{Path: cfg.Dir, Cause: fmt.Errorf("%s is missing", identityFile)}
-	case known && !strings.HasPrefix(id.ServerID, cfg.ServerName+"-"):
-		return fmt.Errorf("open raft store: %s belongs to server %s, not to a server %s", cfg.Dir, id.ServerID, cfg.ServerName)
 	case exists && id.ClusterID == "":
 		return &DamagedError{Path: cfg.Dir, Cause: fmt.Errorf("%s names no cluster, and there is a log", identityFile)}
 	case !known:
@@ -68,6 +67,9 @@ func (s *Store) found(cfg *Config, conf *raft.Config, snapshots raft.SnapshotSto
 		// A founding that ended before the configuration was written has told nobody the cluster's id.
 		s.self.id.ClusterID = ""
 	}
+	// What raft stores is told to others, who count on it: from then on an empty log is a loss.
+	s.guard.used = sync.OnceValue(func() error { return s.self.update(func(id *identity) { id.Founded = true }) })
+	s.fsm.listed = s.noteMember
 	conf.LocalID = raft.ServerID(id.ServerID)
 	s.trans = newTransport(s.self, cfg)
 	s.server = newService(s.trans)
@@ -83,10 +85,7 @@ func (s *Store) found(cfg *Config, conf *raft.Config, snapshots raft.SnapshotSto
 			return fmt.Errorf("found the cluster: %w", err)
 		}
 	}
-	if exists || s.alone {
-		return s.self.update(func(id *identity) { id.Founded = true })
-	}
-	return nil
+	return s.self.update(func(id *identity) { id.Founded = id.Founded || exists || s.alone })
 }
 
 // meet founds the cluster if that is for this server to do. It ends when that is decided, and with the store.
@@ -123,13 +122,13 @@ func (s *Store) tryFound(cfg *Config) (done bool, why string) {
 	for _, p := range cfg.Peers {
 		id := s.ServerID()
 		if p.ServerName != cfg.ServerName {
-			m, err := s.trans.probe(p.Address)
+			m, err := s.trans.probe(p)
 			switch {
 			case err != nil:
 				return false, fmt.Sprintf("server %s at %s does not answer: %v", p.ServerName, p.Address, err)
 			case m.GetClusterId() != "":
 				return true, fmt.Sprintf("server %s belongs to cluster %s: this server waits to be added to it", m.GetServerId(), m.GetClusterId())
-			case !strings.HasPrefix(m.GetServerId(), p.ServerName+"-"):
+			case nameOf(m.GetServerId()) != p.ServerName:
 				return false, fmt.Sprintf("at %s is server %s, not %s", p.Address, m.GetServerId(), p.ServerName)
 			}
 			id = m.GetServerId()

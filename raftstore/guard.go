@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,24 +15,31 @@ const diskWait = 5 * time.Second
 // termKey is under which raft keeps its term; see guard.SetUint64.
 const termKey = "CurrentTerm"
 
-// guard stands between raft and its disk. It remembers since when a write is under way. After one has failed it lets no other through: what a disk holds after a failed
+// guard stands between raft and its disk. It remembers since when each write is under way. After one has failed it lets no other through: what a disk holds after a failed
 // flush is not known, and a second one that succeeds says nothing of the first.
 type guard struct {
 	persistent
-	began  atomic.Pointer[time.Time]
 	broken atomic.Pointer[error]
+	// used is called after each write and before it is told; nil does nothing.
+	used func() error
 	// failed is called with the first error; it must not block.
 	failed func(error)
+
+	mu     sync.Mutex
+	writes map[int]time.Time // those under way, and when they began
+	next   int
 }
 
 func (g *guard) write(do func() error) error {
 	if err := g.broken.Load(); err != nil {
 		return *err
 	}
-	now := time.Now()
-	g.began.Store(&now)
+	end := g.begin()
 	err := do()
-	g.began.Store(nil)
+	if err == nil && g.used != nil {
+		err = g.used()
+	}
+	end()
 	if err == nil {
 		return nil
 	}
@@ -40,6 +48,33 @@ func (g *guard) write(do func() error) error {
 		g.failed(err)
 	}
 	return err
+}
+
+// begin notes a write, until end. Raft removes old entries beside its other writes.
+func (g *guard) begin() (end func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.writes == nil {
+		g.writes = map[int]time.Time{}
+	}
+	g.next++
+	write := g.next
+	g.writes[write] = time.Now()
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		delete(g.writes, write)
+	}
+}
+
+// longest is for how long the write that began first is under way; 0 without any.
+func (g *guard) longest() (d time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, began := range g.writes {
+		d = max(d, time.Since(began))
+	}
+	return d
 }
 
 // IsMonotonic implements raft.MonotonicLogStore: a log without gaps is emptied when a snapshot from another server goes beyond its end.
@@ -77,17 +112,17 @@ func (g *guard) SetUint64(key []byte, value uint64) error {
 	return err
 }
 
-// watch returns an error when a write takes longer than limit, and nil when stop is closed.
-func (g *guard) watch(limit time.Duration, stop <-chan struct{}) error {
-	ticks := time.NewTicker(limit / 5)
+// watch returns an error when a write takes longer than diskWait, and nil when stop is closed.
+func (g *guard) watch(stop <-chan struct{}) error {
+	ticks := time.NewTicker(diskWait / 5)
 	defer ticks.Stop()
 	for {
 		select {
 		case <-stop:
 			return nil
 		case <-ticks.C:
-			if began := g.began.Load(); began != nil && time.Since(*began) > limit {
-				return fmt.Errorf("%w: a write of the log takes longer than %v: look at the disk, and start this server again", ErrDiskHangs, limit)
+			if g.longest() > diskWait {
+				return fmt.Errorf("%w: a write of the log takes longer than %v: look at the disk, and start this server again", ErrDiskHangs, diskWait)
 			}
 		}
 	}
@@ -95,7 +130,7 @@ func (g *guard) watch(limit time.Duration, stop <-chan struct{}) error {
 
 // watchDisk fails the store for good when the disk hangs.
 func (s *Store) watchDisk() {
-	if err := s.guard.watch(diskWait, s.stopped); err != nil {
+	if err := s.guard.watch(s.stopped); err != nil {
 		s.fail(err)
 		close(s.diskHangs)
 	}

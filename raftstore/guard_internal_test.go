@@ -25,7 +25,7 @@ func TestWatchdog_SeesAWriteThatHangsAndNoOther(t *testing.T) {
 		w := &guard{persistent: stuck{raft.NewInmemStore(), end}}
 		began := time.Now()
 		time.AfterFunc(time.Minute, func() { w.StoreLog(&raft.Log{Index: 1}) })
-		err := w.watch(diskWait, nil)
+		err := w.watch(nil)
 		if took := time.Since(began) - time.Minute; !errors.Is(err, ErrDiskHangs) || took < diskWait || took > 2*diskWait {
 			t.Errorf("after %v: %v", took, err)
 		}
@@ -33,7 +33,7 @@ func TestWatchdog_SeesAWriteThatHangsAndNoOther(t *testing.T) {
 		synctest.Wait()
 		stop := make(chan struct{})
 		time.AfterFunc(time.Minute, func() { close(stop) })
-		if err := w.watch(diskWait, stop); err != nil {
+		if err := w.watch(stop); err != nil {
 			t.Error(err)
 		}
 	})
@@ -110,4 +110,20 @@ func TestRoom_ComesBackWithMoreThanItLeftWith(t *testing.T) {
 	if minFree(0, 1<<40) != defaultMinFree || minFree(0, 64<<20) != 64<<20/defaultMinShare || minFree(-1, 1<<40) != 0 || minFree(5, 1<<40) != 5 {
 		t.Error("the mark is not what Config says")
 	}
+}
+
+func TestWatchdog_SeesAWriteThatHangsBesideOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		end := make(chan struct{})
+		w := &guard{persistent: stuck{raft.NewInmemStore(), end}}
+		go func() { _ = w.StoreLog(&raft.Log{Index: 1}) }()
+		synctest.Wait()
+		if err := w.Set([]byte("k"), nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.watch(nil); !errors.Is(err, ErrDiskHangs) {
+			t.Error(err)
+		}
+		close(end)
+	})
 }

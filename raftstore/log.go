@@ -20,8 +20,7 @@ const (
 	// LogBolt is one file of bbolt, raft.db. Directories without a log get this one unless Config says otherwise.
 	LogBolt LogKind = "bbolt"
 	// LogWAL is a log of segments in the directory wal, which is written in order: commands are acknowledged in about half the time. It takes 16 MiB of the disk
-	// from the beginning, and is there on systems with flock only. Other than with LogBolt, a segment that somebody deletes while the store is closed is not missed if
-	// it is the newest.
+	// from the beginning, and is there on systems with flock only. Other than with LogBolt, damage to the last batch alone is taken for a write that a crash interrupted.
 	LogWAL LogKind = "wal"
 )
 
@@ -46,7 +45,7 @@ func logPath(dir string, kind LogKind) string {
 	if kind == LogWAL {
 		return filepath.Join(dir, walDir)
 	}
-	return filepath.Join(dir, boltFile)
+	return filepath.Join(dir, boltName)
 }
 
 // hasLog reports whether there is a log of a kind, or something of one.
@@ -65,8 +64,9 @@ func hasLog(dir string, kind LogKind) (bool, error) {
 	return err == nil, err
 }
 
-// openLog opens the log, of which a directory has one, and returns where it lies. Its lock is what keeps a second process out.
-func openLog(dir string, kind LogKind) (log persistent, path string, err error) {
+// openLog opens the log, of which a directory has one, and returns where it lies. Its lock is what keeps a second process out. A fresh directory gets a log if it has none. Nothing
+// is changed before ready, which is told the first and the last index, or zeros, agrees.
+func openLog(dir string, kind LogKind, fresh bool, ready func(first, last uint64) error) (log persistent, path string, err error) {
 	var has []LogKind
 	for _, k := range []LogKind{LogBolt, LogWAL} {
 		there, err := hasLog(dir, k)
@@ -80,6 +80,8 @@ func openLog(dir string, kind LogKind) (log persistent, path string, err error) 
 	switch {
 	case len(has) > 1:
 		return nil, "", &DamagedError{Path: dir, Cause: fmt.Errorf("it holds two logs, %s and %s", logPath(dir, LogBolt), logPath(dir, LogWAL))}
+	case len(has) == 0 && !fresh:
+		return nil, "", &DamagedError{Path: dir, Cause: errors.New("it has been in use, and its log is gone")}
 	case len(has) == 1 && kind != "" && kind != has[0]:
 		return nil, "", &OtherLogError{Dir: dir, Has: has[0], Wanted: kind}
 	case len(has) == 1:
@@ -87,9 +89,9 @@ func openLog(dir string, kind LogKind) (log persistent, path string, err error) 
 	}
 	path = logPath(dir, kind)
 	if kind == LogWAL {
-		log, err = openWAL(path, walSegment)
+		log, err = openWAL(path, walSegment, fresh, ready)
 	} else {
-		log, err = openBolt(path)
+		log, err = openBolt(path, fresh, ready)
 	}
 	return log, path, err
 }
@@ -118,12 +120,14 @@ func checkLog(path string, log persistent, snapshotIndex uint64) (err error) {
 		}
 		return nil
 	}
-	if first > snapshotIndex+1 {
-		return damaged(fmt.Errorf("the log begins at index %d and the newest snapshot ends at %d", first, snapshotIndex))
-	}
-	for index := max(first, snapshotIndex+1); index <= last; index++ {
+	// Also what lies behind the snapshot: it is kept for servers that lag, and would halt each that is sent it.
+	for index := first; index <= last; index++ {
 		var entry raft.Log
-		if err := log.GetLog(index, &entry); err != nil {
+		err := log.GetLog(index, &entry)
+		if errors.Is(err, raft.ErrLogNotFound) && index <= snapshotIndex {
+			continue // it went on behind the snapshot of another server. An entry that has gone elsewhere is found there
+		}
+		if err != nil {
 			return damaged(fmt.Errorf("log index %d: %w", index, err))
 		}
 		if entry.Index != index {
@@ -136,6 +140,17 @@ func checkLog(path string, log persistent, snapshotIndex uint64) (err error) {
 	return nil
 }
 
+// checkConfiguration reports whether raft can read a list of members, which it takes for granted.
+func checkConfiguration(data []byte) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("its list of members cannot be read: %v", r)
+		}
+	}()
+	raft.DecodeConfiguration(data)
+	return nil
+}
+
 // checkEntry checks what an entry holds against its kind, which is written beside it.
 func checkEntry(entry *raft.Log) error {
 	switch entry.Type {
@@ -143,8 +158,7 @@ func checkEntry(entry *raft.Log) error {
 		_, err := unseal(entry.Data)
 		return err
 	case raft.LogConfiguration:
-		raft.DecodeConfiguration(entry.Data) // panics when it is none
-		return nil
+		return checkConfiguration(entry.Data)
 	case raft.LogNoop, raft.LogBarrier:
 		if len(entry.Data) > 0 {
 			return errors.New("it is to be empty and is not")

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -27,7 +26,7 @@ const (
 type walLog struct {
 	*wal.WAL
 	files *segments
-	meta  *metadb.BoltMetaDB // which the library leaves open
+	meta  walMeta // which the library leaves open
 	lock  *os.File
 }
 
@@ -66,23 +65,25 @@ func (l *walLog) DeleteRange(first, last uint64) error {
 // Close ends the use of the log.
 func (l *walLog) Close() error { return errors.Join(l.WAL.Close(), l.meta.Close(), l.lock.Close()) }
 
-func openWAL(dir string, segmentBytes int) (log persistent, err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open the log: %w", err)
+// openWAL opens a WAL, after it was found to be whole and ready agrees to where it begins and ends; until then nothing is changed.
+func openWAL(dir string, segmentBytes int, fresh bool, ready func(first, last uint64) error) (log persistent, err error) {
+	if fresh {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("open the log: %w", err)
+		}
 	}
 	// The library would wait for another process without an end.
 	lock, err := os.OpenFile(filepath.Join(dir, "LOCK"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the log: %w", err)
 	}
-	meta, path := &metadb.BoltMetaDB{}, filepath.Join(dir, metadb.FileName)
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	meta := walMeta{}
 	defer func() {
-		if p := recover(); p != nil {
-			log, err = nil, &DamagedError{Path: path, Cause: fmt.Errorf("%v", p)}
+		if err != nil && meta.boltFile != nil {
+			err = errors.Join(err, meta.Close())
 		}
 		if err != nil {
-			err = errors.Join(err, meta.Close(), lock.Close())
+			err = errors.Join(err, lock.Close())
 		}
 	}()
 	switch held, err := flock(lock); {
@@ -92,19 +93,31 @@ func openWAL(dir string, segmentBytes int) (log persistent, err error) {
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
 	// The library deletes segments that its file of contents does not name.
-	if parts, err := filepath.Glob(filepath.Join(dir, "*.wal")); err != nil || len(parts) > 0 {
-		if _, gone := os.Stat(path); gone != nil {
-			return nil, errors.Join(err, &DamagedError{Path: path, Cause: gone})
-		}
+	parts, err := filepath.Glob(filepath.Join(dir, "*.wal"))
+	if err != nil {
+		return nil, fmt.Errorf("open the log: %w", err)
+	}
+	if meta, err = openWALMeta(dir, fresh && len(parts) == 0); err != nil {
+		return nil, err
 	}
 	state, err := meta.Load(dir)
 	if err != nil {
-		return nil, boltError(path, err)
+		return nil, &DamagedError{Path: filepath.Join(dir, metadb.FileName), Cause: err}
 	}
-	if err := repair(dir, meta, state); err != nil {
+	if len(state.Segments) == 0 && !fresh {
+		return nil, &DamagedError{Path: filepath.Join(dir, metadb.FileName), Cause: errors.New("it names no segment")}
+	}
+	found, err := inspectSegments(dir, meta, state)
+	if err != nil {
 		return nil, err
 	}
-	files := &segments{SegmentFiler: segment.NewFiler(dir, walfs.New())}
+	if err := ready(found.bounds()); err != nil {
+		return nil, err
+	}
+	if err := found.mend(meta); err != nil {
+		return nil, err
+	}
+	files := &segments{SegmentFiler: segment.NewFiler(dir, walfs.New()), meta: meta}
 	w, err := wal.Open(dir, wal.WithMetaStore(contents{meta, files}), wal.WithSegmentFiler(files), wal.WithSegmentSize(segmentBytes), wal.WithLogger(hclog.NewNullLogger()))
 	switch {
 	case errors.Is(err, types.ErrCorrupt), errors.Is(err, fs.ErrNotExist):

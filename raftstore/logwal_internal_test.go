@@ -11,81 +11,94 @@ import (
 	"testing"
 
 	"github.com/hashicorp/raft"
-	"github.com/hashicorp/raft-wal/metadb"
 	"github.com/hashicorp/raft-wal/types"
 )
 
-// TestWAL_IsALogWhateverIsDoneToIt compares it with a list: batches are stored, either end is deleted, a gap is left behind a snapshot, and the process ends at any moment, in
+// openSmallWAL opens a WAL with small segments.
+func openSmallWAL(dir string) (persistent, error) {
+	return openWAL(dir, 4096, true, func(_, _ uint64) error { return nil })
+}
+
+// TestLog_IsOneWhateverIsDoneToIt compares each kind with a list: batches are stored, either end is deleted, a gap is left behind a snapshot, and the process ends at any moment, in
 // order or not. Segments are small, so that all of that meets their ends.
-func TestWAL_IsALogWhateverIsDoneToIt(t *testing.T) {
+func TestLog_IsOneWhateverIsDoneToIt(t *testing.T) {
+	openSmallBolt := func(dir string) (persistent, error) {
+		return openBolt(filepath.Join(dir, boltName), true, func(_, _ uint64) error { return nil })
+	}
 	for seed := range uint64(20) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			r := rand.New(rand.NewPCG(seed, 0))
-			dir := t.TempDir()
-			log, err := openWAL(dir, 4096)
-			if err != nil {
-				t.Fatal(err)
+		t.Run(fmt.Sprint("wal/", seed), func(t *testing.T) { isALog(t, seed, openSmallWAL) })
+		t.Run(fmt.Sprint("bbolt/", seed), func(t *testing.T) { isALog(t, seed, openSmallBolt) })
+	}
+}
+
+func isALog(t *testing.T, seed uint64, open func(dir string) (persistent, error)) {
+	t.Helper()
+	r := rand.New(rand.NewPCG(seed, 0))
+	dir := t.TempDir()
+	log, err := open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = log.Close() }()
+	var want []raft.Log
+	term, next := uint64(1), uint64(1)
+	do := func(what string, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+	for step := range 300 {
+		switch r.IntN(10) {
+		default:
+			var batch []*raft.Log
+			for range 1 + r.IntN(4) {
+				l := raft.Log{Index: next, Term: term, Type: raft.LogCommand, Data: seal([]byte(fmt.Sprint(step, strings.Repeat("x", r.IntN(1200)))))}
+				want, batch, next = append(want, l), append(batch, &l), next+1
 			}
-			defer func() { _ = log.Close() }()
-			var want []raft.Log
-			term, next := uint64(1), uint64(1)
-			do := func(what string, err error) {
-				t.Helper()
-				if err != nil {
-					t.Fatalf("%s: %v", what, err)
-				}
+			do("store", log.StoreLogs(batch))
+		case 0: // another leader has other entries
+			if len(want) == 0 {
+				continue
 			}
-			for step := range 300 {
-				switch r.IntN(10) {
-				default:
-					var batch []*raft.Log
-					for range 1 + r.IntN(4) {
-						l := raft.Log{Index: next, Term: term, Type: raft.LogCommand, Data: seal([]byte(fmt.Sprint(step, strings.Repeat("x", r.IntN(1200)))))}
-						want, batch, next = append(want, l), append(batch, &l), next+1
-					}
-					do("store", log.StoreLogs(batch))
-				case 0: // another leader has other entries
-					if len(want) == 0 {
-						continue
-					}
-					from := len(want) - 1 - r.IntN(min(len(want), 12))
-					do("delete the end", log.DeleteRange(want[from].Index, want[len(want)-1].Index))
-					next, want = want[from].Index, want[:from]
-					term++
-				case 1: // a snapshot was taken
-					if len(want) < 2 {
-						continue
-					}
-					upTo := r.IntN(len(want) - 1)
-					do("delete the beginning", log.DeleteRange(want[0].Index, want[upTo].Index))
-					want = want[upTo+1:]
-				case 2:
-					if r.IntN(8) == 0 { // a snapshot was received, and what follows it is stored
-						next, want = next+uint64(1+r.IntN(100)), nil
-					}
-				case 3:
-					do("set", log.SetUint64([]byte("CurrentTerm"), term))
-					do("close", log.Close())
-					log, err = openWAL(dir, 4096)
-					do("open again", err)
-				case 4: // what the disk has when the process is killed now
-					do("settle", log.(*walLog).files.settled()) // the copy is not made at one moment
-					copied := filepath.Join(t.TempDir(), "wal")
-					do("copy", os.CopyFS(copied, os.DirFS(dir)))
-					do("close", log.Close())
-					dir = copied
-					log, err = openWAL(dir, 4096)
-					do("open what a killed process left", err)
-				}
-				check(t, step, log, want)
+			from := len(want) - 1 - r.IntN(min(len(want), 12))
+			do("delete the end", log.DeleteRange(want[from].Index, want[len(want)-1].Index))
+			next, want = want[from].Index, want[:from]
+			term++
+		case 1: // a snapshot was taken
+			if len(want) < 2 {
+				continue
 			}
-		})
+			upTo := r.IntN(len(want) - 1)
+			do("delete the beginning", log.DeleteRange(want[0].Index, want[upTo].Index))
+			want = want[upTo+1:]
+		case 2:
+			if _, isWAL := log.(*walLog); isWAL && r.IntN(8) == 0 { // a snapshot was received, and what follows it is stored
+				next, want = next+uint64(1+r.IntN(100)), nil
+			}
+		case 3:
+			do("set", log.SetUint64([]byte("CurrentTerm"), term))
+			do("close", log.Close())
+			log, err = open(dir)
+			do("open again", err)
+		case 4: // what the disk has when the process is killed now
+			if l, isWAL := log.(*walLog); isWAL {
+				do("settle", l.files.settled()) // the copy is not made at one moment
+			}
+			copied := filepath.Join(t.TempDir(), "log")
+			do("copy", os.CopyFS(copied, os.DirFS(dir)))
+			do("close", log.Close())
+			dir = copied
+			log, err = open(dir)
+			do("open what a killed process left", err)
+		}
+		check(t, step, log, want)
 	}
 }
 
 func TestWAL_DamageIsFoundBeforeAnythingIsMended(t *testing.T) {
 	dir := t.TempDir()
-	log, err := openWAL(dir, 4096)
+	log, err := openSmallWAL(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +142,7 @@ func TestWAL_DamageIsFoundBeforeAnythingIsMended(t *testing.T) {
 		return all
 	}
 	before := read()
-	if _, err := openWAL(dir, 4096); !errors.Is(err, ErrDamaged) {
+	if _, err := openSmallWAL(dir); !errors.Is(err, ErrDamaged) {
 		t.Fatalf("got %v", err)
 	}
 	if !bytes.Equal(before, read()) {
@@ -160,8 +173,8 @@ func check(t *testing.T, step int, log persistent, want []raft.Log) {
 
 func TestWAL_ASegmentThatCannotBeMadeHoldsNobodyUp(t *testing.T) {
 	s := &segments{filled: make(chan struct{})}
-	meta := &metadb.BoltMetaDB{}
-	if _, err := meta.Load(t.TempDir()); err != nil {
+	meta, err := openWALMeta(t.TempDir(), true)
+	if err != nil {
 		t.Fatal(err)
 	}
 	// The disk fails when the library notes the next segment.

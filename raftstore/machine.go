@@ -13,7 +13,7 @@ import (
 )
 
 // StateMachine is what commands change. Apply, Snapshot and Restore are never called concurrently with each other; the function that Snapshot returns runs
-// concurrently with Apply.
+// concurrently with them.
 type StateMachine interface {
 	// Apply changes the state by one command. It must be a function of the state and its arguments alone: no clock, no randomness, no map order, and no panic,
 	// whatever the bytes. What it returns reaches the proposer as Result.Value. A Halt value stops the node: no later command is applied.
@@ -60,11 +60,21 @@ func unseal(data []byte) ([]byte, error) {
 	return cmd, nil
 }
 
+// members is a list of members that is committed.
+type members struct {
+	index uint64
+	list  raft.Configuration
+}
+
 // fsm adapts a StateMachine to the library.
 type fsm struct {
 	machine  StateMachine
 	applied  atomic.Uint64
+	members  atomic.Pointer[members]
+	listed   func(index uint64, list raft.Configuration) // is told of each committed list; nil is not
 	halted   atomic.Pointer[HaltedError]
+	restores atomic.Uint64                   // how many were begun
+	undo     atomic.Pointer[func(id string)] // is told of a snapshot that the machine did not take, in place of raft; nil is not
 	failed   chan struct{}
 	failOnce sync.Once
 }
@@ -109,11 +119,30 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 
 // Restore implements raft.FSM.
 func (f *fsm) Restore(r io.ReadCloser) error {
+	meta := metaOf(r)
+	f.restores.Add(1)
 	if err := errors.Join(f.machine.Restore(r), r.Close()); err != nil {
-		return err
+		undo := f.undo.Load()
+		if undo != nil {
+			(*undo)(meta.ID)
+		}
+		// What the machine holds now is nobody's state, and raft would go on applying to it.
+		if err := f.halt(meta.Index, fmt.Sprintf("a snapshot cannot be restored: %v", err)); undo == nil {
+			return err
+		}
+		return nil
 	}
-	f.applied.Store(endOf(r))
+	f.applied.Store(meta.Index)
+	f.StoreConfiguration(meta.ConfigurationIndex, meta.Configuration)
 	return nil
+}
+
+// StoreConfiguration implements raft.ConfigurationStore.
+func (f *fsm) StoreConfiguration(index uint64, list raft.Configuration) {
+	f.members.Store(&members{index, list})
+	if f.listed != nil {
+		f.listed(index, list)
+	}
 }
 
 type snapshot func(io.Writer) error

@@ -4,16 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
 
+// never is longer than any process runs.
+const never = 10 * 365 * 24 * time.Hour
+
 // Membership is the list of members as this node knows it.
 type Membership struct {
-	// Index is where in the log the list stands: the condition for changing it.
+	// Index is where in the log the list stands, or the one before while this one is not known to be committed: the condition for changing it. 0 when none is known to be.
 	Index uint64
+	// Committed: this node knows that the list is committed. One that is not may be taken back.
+	Committed bool
 	// Servers are the members.
 	Servers []Server
+	// Since is the index of a committed list that has this node, and 0 while none is known. A committed list of a higher index without this node says that it was removed, since an id is
+	// never added again. One of a lower index is from before it was added: that is what a node is sent first.
+	Since uint64
 }
 
 // Servers lists the members of the cluster.
@@ -28,11 +38,27 @@ func (s *Store) Membership() (Membership, error) {
 	if err := f.Error(); err != nil {
 		return Membership{}, fmt.Errorf("read the cluster's configuration: %w", err)
 	}
-	out := Membership{Index: f.Index()}
+	out := Membership{Since: s.self.get().Member}
+	// The library does not say where in the log its newest list stands.
+	if m := s.fsm.members.Load(); m != nil {
+		out.Index = m.index
+		out.Committed = slices.Equal(m.list.Servers, f.Configuration().Servers)
+	}
 	for _, server := range f.Configuration().Servers {
 		out.Servers = append(out.Servers, Server{ID: string(server.ID), Address: string(server.Address), Voter: server.Suffrage == raft.Voter})
 	}
 	return out, nil
+}
+
+// noteMember remembers the first committed list that has this node, durably: what it hears later may be older.
+func (s *Store) noteMember(index uint64, list raft.Configuration) {
+	self := s.self.get()
+	if self.Member > 0 || !slices.ContainsFunc(list.Servers, func(server raft.Server) bool { return string(server.ID) == self.ServerID }) {
+		return
+	}
+	if err := s.self.update(func(id *identity) { id.Member = index }); err != nil {
+		s.fail(fmt.Errorf("%w: note that this server is a member: %w", ErrDiskFailed, err))
+	}
 }
 
 // AddLearner adds a server that receives the log and does not vote; id is what its ServerID says, with the incarnation. prevIndex is the Membership.Index that the
@@ -83,6 +109,16 @@ func (s *Store) SetAddress(ctx context.Context, id, address string, prevIndex ui
 // Remove takes a server out of the cluster; a leader that removes itself steps down afterwards. See AddLearner.
 func (s *Store) Remove(ctx context.Context, id string, prevIndex uint64) (index uint64, err error) {
 	return s.change(ctx, func() raft.IndexFuture { return s.raft.RemoveServer(raft.ServerID(id), prevIndex, applyTimeout) })
+}
+
+// Retire keeps this node from standing for election, after it was removed: the others would refuse it for ever.
+func (s *Store) Retire() error {
+	c := s.raft.ReloadableConfig()
+	c.HeartbeatTimeout, c.ElectionTimeout = never, never
+	if err := s.raft.ReloadConfig(c); err != nil {
+		return fmt.Errorf("stand for election no more: %w", err)
+	}
+	return nil
 }
 
 func (s *Store) change(ctx context.Context, start func() raft.IndexFuture) (uint64, error) {

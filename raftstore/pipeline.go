@@ -18,15 +18,15 @@ const pipelined = 2
 
 // pipeline sends requests before the earlier ones are answered. It implements raft.AppendPipeline.
 type pipeline struct {
-	t       *transport
-	id      raft.ServerID
-	address raft.ServerAddress
-	stream  grpc.BidiStreamingClient[controlv1.AppendEntriesRequest, controlv1.AppendEntriesResponse]
-	ctx     context.Context //nolint:containedctx // of the stream
-	cancel  context.CancelFunc
-	sent    chan *appending
-	done    chan raft.AppendFuture
-	wg      sync.WaitGroup
+	t      *transport
+	id     raft.ServerID
+	to     Peer
+	stream grpc.BidiStreamingClient[controlv1.AppendEntriesRequest, controlv1.AppendEntriesResponse]
+	ctx    context.Context //nolint:containedctx // of the stream
+	cancel context.CancelFunc
+	sent   chan *appending
+	done   chan raft.AppendFuture
+	wg     sync.WaitGroup
 }
 
 // appending is a request under way. Raft sees it after its answer only, and so it never waits.
@@ -51,15 +51,16 @@ func (a *appending) Response() *raft.AppendEntriesResponse { return a.resp }
 
 // AppendEntriesPipeline implements raft.Transport.
 func (t *transport) AppendEntriesPipeline(id raft.ServerID, address raft.ServerAddress) (raft.AppendPipeline, error) {
-	c, err := t.client(address, logLane)
+	to := peerOf(id, address)
+	c, err := t.client(to, logLane)
 	if err != nil {
 		return nil, err
 	}
-	p := &pipeline{t: t, id: id, address: address, sent: make(chan *appending, pipelined), done: make(chan raft.AppendFuture, pipelined)}
+	p := &pipeline{t: t, id: id, to: to, sent: make(chan *appending, pipelined), done: make(chan raft.AppendFuture, pipelined)}
 	p.ctx, p.cancel = context.WithCancel(t.ctx)
 	if p.stream, err = c.AppendEntries(p.ctx); err != nil {
 		p.cancel()
-		t.lost(address, logLane, err)
+		t.lost(to, logLane, err)
 		return nil, err
 	}
 	p.wg.Go(p.receive)
@@ -98,14 +99,18 @@ func (p *pipeline) receive() {
 			timer.Stop()
 			if err != nil {
 				if !errors.Is(err, io.EOF) {
-					p.t.lost(p.address, logLane, err)
+					p.t.lost(p.to, logLane, err)
 				}
 				return
 			}
+			p.t.heard.answered(p.id, a.args, a.resp, a.start)
 			select {
 			case p.done <- a:
 			case <-p.ctx.Done():
 				return
+			}
+			if !a.resp.Success {
+				return // raft takes no more answers, and whoever sends would wait for that
 			}
 		}
 	}

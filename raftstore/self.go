@@ -3,12 +3,21 @@ package raftstore
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/hashicorp/raft"
 
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 )
+
+// nameOf is the name in a server's id, which the incarnation follows.
+func nameOf(serverID string) string {
+	if at := strings.LastIndexByte(serverID, '-'); at >= 0 {
+		return serverID[:at]
+	}
+	return serverID
+}
 
 // self is the identity of an open node. A node that waits for a cluster learns its id later.
 type self struct {
@@ -33,6 +42,7 @@ func (s *self) update(change func(*identity)) error {
 func (s *self) updateLocked(change func(*identity)) error {
 	id := s.id
 	change(&id)
+	id.checked = true
 	if id == s.id {
 		return nil
 	}

@@ -149,14 +149,20 @@ func (s *service) appendOne(stream grpc.BidiStreamingServer[controlv1.AppendEntr
 	if n := len(m.GetEntries()); n > maxEntries {
 		return status.Errorf(codes.InvalidArgument, "%d entries in one message, at most %d", n, maxEntries)
 	}
-	got, err := s.ask(stream.Context(), appendRequest(m), nil)
+	req := appendRequest(m)
+	for _, e := range req.Entries {
+		if err := checkEntry(e); err != nil {
+			return status.Errorf(codes.InvalidArgument, "entry %d of server %.100q cannot be taken: %v", e.Index, req.ID, err)
+		}
+	}
+	got, err := s.ask(stream.Context(), req, nil)
 	if err != nil {
 		return err
 	}
 	r := got.(*raft.AppendEntriesResponse)
 	// Heartbeats do not say how far the leader has committed.
 	if r.Success && m.GetPreviousEntry() > 0 {
-		s.heard.take(m.GetLeaderCommitIndex(), s.applied(), time.Now())
+		s.heard.take(max(m.GetCommitted(), m.GetLeaderCommitIndex()), s.applied(), time.Now())
 	}
 	return stream.Send(&controlv1.AppendEntriesResponse{
 		Target: s.t.self.target("", r.RPCHeader), Term: r.Term, LastLog: r.LastLog, Success: r.Success, NoRetryBackoff: r.NoRetryBackoff,
@@ -219,6 +225,9 @@ func (s *service) InstallSnapshot(stream grpc.ClientStreamingServer[controlv1.In
 	if err := s.admit(first.GetHead().GetTarget()); err != nil {
 		return err
 	}
+	if err := checkHead(first.GetHead()); err != nil {
+		return status.Errorf(codes.InvalidArgument, "a snapshot of server %.100q cannot be taken: %v", first.GetHead().GetTarget().GetSenderId(), err)
+	}
 	data := io.LimitReader(&chunks{stream: stream, rest: first.GetChunk()}, first.GetHead().GetSize())
 	got, err := s.ask(stream.Context(), snapshotRequest(first.GetHead()), data)
 	if err != nil {
@@ -226,6 +235,17 @@ func (s *service) InstallSnapshot(stream grpc.ClientStreamingServer[controlv1.In
 	}
 	r := got.(*raft.InstallSnapshotResponse)
 	return stream.SendAndClose(&controlv1.InstallSnapshotResponse{Target: s.t.self.target("", r.RPCHeader), Term: r.Term, Success: r.Success})
+}
+
+// checkHead refuses what raft would not survive.
+func checkHead(h *controlv1.SnapshotHead) error {
+	if v := h.GetSnapshotVersion(); v != uint32(raft.SnapshotVersionMax) {
+		return fmt.Errorf("its version %d is not known", v)
+	}
+	if h.GetSize() < 0 {
+		return fmt.Errorf("it has %d bytes", h.GetSize())
+	}
+	return checkConfiguration(h.GetConfiguration())
 }
 
 // chunks reads a snapshot off its stream.

@@ -19,6 +19,8 @@ const (
 
 // LowDiskError says that a command was not proposed because the volume of the data directory has too little room. It is as if the command had not been given.
 type LowDiskError struct {
+	// Server is the id of the server whose disk it is.
+	Server string
 	// Dir is the data directory.
 	Dir string
 	// Free is how many bytes are free there, and Need how many must be.
@@ -27,8 +29,8 @@ type LowDiskError struct {
 
 // Error says what to do.
 func (e *LowDiskError) Error() string {
-	return fmt.Sprintf("the disk is nearly full: %d MiB are free in %s, and below %d MiB nothing is changed any more: make room, and it goes on by itself",
-		e.Free>>20, e.Dir, e.Need>>20)
+	return fmt.Sprintf("the disk of server %s is nearly full: %d MiB are free in %s there, and below %d MiB nothing is changed any more: make room, and it goes on by itself",
+		e.Server, e.Free>>20, e.Dir, e.Need>>20)
 }
 
 // Is reports whether target is ErrLowDisk.
@@ -36,9 +38,9 @@ func (e *LowDiskError) Is(target error) bool { return target == ErrLowDisk }
 
 // room remembers whether there is enough of it. It takes half as much again to come back as to leave, so that a volume at the mark does not flap.
 type room struct {
-	dir  string
-	need uint64
-	low  atomic.Pointer[LowDiskError]
+	server, dir string
+	need        uint64
+	low         atomic.Pointer[LowDiskError]
 }
 
 // look takes note of what is free, and reports whether that changed anything.
@@ -46,7 +48,7 @@ func (r *room) look(free uint64) (changed bool) {
 	was := r.low.Load()
 	switch {
 	case free < r.need, was != nil && free < r.need+r.need/2:
-		r.low.Store(&LowDiskError{Dir: r.dir, Free: free, Need: r.need})
+		r.low.Store(&LowDiskError{Server: r.server, Dir: r.dir, Free: free, Need: r.need})
 		return was == nil
 	default:
 		r.low.Store(nil)
@@ -68,7 +70,7 @@ func minFree(configured int64, total uint64) uint64 {
 // watchSpace stops proposals while there is too little room: a full disk ends the server, and then it can do nothing at all.
 func (s *Store) watchSpace(cfg *Config) {
 	r := &s.room
-	r.dir = cfg.Dir
+	r.server, r.dir = s.ServerID(), cfg.Dir
 	ticks := time.NewTicker(spaceEvery)
 	defer ticks.Stop()
 	var tried time.Time

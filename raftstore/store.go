@@ -39,8 +39,9 @@ type Config struct {
 	// server with the lowest name, after all of the list have said that they are empty; an empty server that meets one with state waits to be added as a learner.
 	// A directory with state does not need the list any more, only that it is not empty.
 	Peers []Peer
-	// DialOptions says how to dial a peer, with its credentials; nil dials this machine only, without any. It may be called concurrently.
-	DialOptions func(address string) ([]grpc.DialOption, error)
+	// DialOptions says how to dial a peer, with credentials by which the server that answers shows that it is the one of that name and not only one of the cluster; nil dials
+	// this machine only, without any. It may be called concurrently.
+	DialOptions func(to Peer) ([]grpc.DialOption, error)
 	// Timeouts are those of a cluster with peers; the zero value means DefaultTimeouts.
 	Timeouts Timeouts
 	// SnapshotThreshold is after how many commands a snapshot is taken; 0 means 8192.
@@ -56,6 +57,9 @@ type Config struct {
 	// Logger receives what operators should know; nil discards.
 	Logger *slog.Logger
 }
+
+// barrierAgain is how long a leader waits that could not bring its machine up to date.
+const barrierAgain = 50 * time.Millisecond
 
 // Peer is a server to meet.
 type Peer struct {
@@ -106,6 +110,8 @@ type Server struct {
 
 // Store is an open node. Its methods may be called concurrently.
 type Store struct {
+	dir       string
+	minFree   int64
 	self      *self
 	alone     bool // founded without peers, and so without timeouts for them
 	logger    *slog.Logger
@@ -119,6 +125,7 @@ type Store struct {
 	server    *service
 	fsm       *fsm
 	notify    chan bool
+	restoring chan struct{} // has one place: who restores, and in the end Close
 
 	mu      sync.Mutex
 	lead    Leadership
@@ -135,6 +142,15 @@ type Store struct {
 // RaftService is served. ctx bounds the opening only. The machine must be empty; it is restored from the newest snapshot before Open returns, and from the log
 // before the node leads.
 func Open(ctx context.Context, cfg Config, machine StateMachine) (*Store, error) {
+	s, err := open(ctx, cfg, machine)
+	if damaged := (*DamagedError)(nil); errors.As(err, &damaged) {
+		id, _, _ := loadIdentity(cfg.Dir)
+		damaged.Peers = damaged.Peers || len(cfg.Peers) > 0 || id.Joined
+	}
+	return s, err
+}
+
+func open(ctx context.Context, cfg Config, machine StateMachine) (*Store, error) {
 	if cfg.Dir == "" || cfg.ServerName == "" {
 		return nil, errors.New("open raft store: Dir and ServerName are required")
 	}
@@ -154,16 +170,18 @@ func Open(ctx context.Context, cfg Config, machine StateMachine) (*Store, error)
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open raft store: %w", err)
 	}
-	log, path, err := openLog(cfg.Dir, cfg.Log)
+	o := &opening{cfg: &cfg, hlog: newHCLog(logger)}
+	log, path, err := o.openLog()
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{
+		dir: cfg.Dir, minFree: cfg.MinFree, restoring: make(chan struct{}, 1),
 		alone: len(cfg.Peers) == 0, logger: logger, log: log, fsm: &fsm{machine: machine, failed: make(chan struct{})}, notify: make(chan bool, 16),
 		changed: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}), diskHangs: make(chan struct{}),
 	}
 	s.guard = &guard{persistent: log, failed: s.fail}
-	if err := s.start(&cfg, path, logger); err != nil {
+	if err := s.start(o, path); err != nil {
 		if s.trans != nil {
 			err = errors.Join(err, s.trans.stop())
 		}
@@ -178,26 +196,36 @@ func Open(ctx context.Context, cfg Config, machine StateMachine) (*Store, error)
 	return s, nil
 }
 
-func (s *Store) start(cfg *Config, path string, logger *slog.Logger) error {
-	hlog := newHCLog(logger)
-	snapshots, snapshotIndex, err := openSnapshots(cfg.Dir, hlog)
-	if err != nil {
+func (s *Store) start(o *opening, path string) error {
+	cfg, hlog := o.cfg, o.hlog
+	if err := checkLog(path, s.log, o.snapshotIndex); err != nil {
 		return err
 	}
-	if err := checkLog(path, s.log, snapshotIndex); err != nil {
+	if err := o.openSnapshots(); err != nil {
 		return err
+	}
+	snapshots, snapshotIndex := o.snapshots, o.snapshotIndex
+	if !s.alone {
+		snapshots = soundSnapshots{snapshots, filepath.Join(s.dir, snapshotsDir), s.fail}
 	}
 	conf := s.raftConfig(cfg)
 	conf.Logger = hlog
 	if err := s.found(cfg, conf, snapshots); err != nil {
 		return err
 	}
+	if err := removeUnfinished(cfg.Dir); err != nil {
+		return err
+	}
+	var err error
 	if s.raft, err = raft.NewRaft(conf, s.fsm, s.guard, s.guard, snapshots, s.trans); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
 	// The library would go on from an older one.
 	if s.fsm.applied.Load() < snapshotIndex {
 		cause := fmt.Errorf("the snapshot that ends at index %d could not be restored", snapshotIndex)
+		if halted := s.fsm.halted.Load(); halted != nil {
+			cause = fmt.Errorf("%w: %s", cause, halted.Reason)
+		}
 		return errors.Join(&DamagedError{Path: filepath.Join(cfg.Dir, snapshotsDir), Cause: cause}, s.raft.Shutdown().Error())
 	}
 	s.server.applied = s.raft.AppliedIndex
@@ -302,14 +330,52 @@ func (s *Store) Read(ctx context.Context) error {
 	}
 	// A proposal is acknowledged after it was applied here, and those of earlier terms were applied before Leadership said so. What remains to be shown is that
 	// nobody else leads by now.
-	if err := s.await(ctx, s.raft.VerifyLeader()); err != nil {
+	began := time.Now()
+	if err := s.await(ctx, s.raft.VerifyLeader()); err != nil { // which sends a heartbeat to each peer
 		return fmt.Errorf("%w: verify leadership: %w", ErrNotLeader, err)
+	}
+	if err := s.awaitFollowers(ctx, lead, began); err != nil {
+		return err
 	}
 	// The term is asked of raft too: leadership that was lost and won again may not be known here yet, nor its Barrier passed.
 	if s.Leadership() != lead || s.raft.CurrentTerm() != lead.Term {
 		return ErrNotLeader
 	}
 	return nil
+}
+
+// awaitFollowers waits until a majority is known to have followed at some time after began.
+func (s *Store) awaitFollowers(ctx context.Context, lead Leadership, began time.Time) error {
+	servers, err := s.Servers()
+	if err != nil {
+		return err
+	}
+	var voters []raft.ServerID
+	for _, server := range servers {
+		if server.Voter {
+			voters = append(voters, raft.ServerID(server.ID))
+		}
+	}
+	for {
+		s.mu.Lock()
+		now, leads := s.lead, s.changed
+		s.mu.Unlock()
+		if now != lead {
+			return ErrNotLeader
+		}
+		ok, heard := s.trans.heard.followed(lead.Term, began, voters, raft.ServerID(s.ServerID()))
+		if ok {
+			return nil
+		}
+		select {
+		case <-heard:
+		case <-leads:
+		case <-s.closing:
+			return ErrClosed
+		case <-ctx.Done():
+			return fmt.Errorf("%w: verify leadership: %w", ErrNotLeader, context.Cause(ctx))
+		}
+	}
 }
 
 func (s *Store) usable() error {
@@ -373,19 +439,27 @@ func (s *Store) setLeadership(l Leadership) {
 
 // watchLeadership must always be ready to receive: raft blocks on the channel.
 func (s *Store) watchLeadership() {
+	var again <-chan time.Time
 	for {
+		var leads bool
 		select {
 		case <-s.closing:
 			return
-		case leads := <-s.notify:
-			if !leads {
-				s.setLeadership(Leadership{})
-				continue
-			}
-			term := s.raft.CurrentTerm()
-			if s.await(context.Background(), s.raft.Barrier(0)) == nil && s.raft.CurrentTerm() == term {
-				s.setLeadership(Leadership{Leader: true, Term: term})
-			}
+		case leads = <-s.notify:
+		case <-again:
+			leads = s.raft.State() == raft.Leader
+		}
+		again = nil
+		if !leads {
+			s.setLeadership(Leadership{})
+			continue
+		}
+		term := s.raft.CurrentTerm()
+		if s.await(context.Background(), s.raft.Barrier(0)) == nil && s.raft.CurrentTerm() == term {
+			s.setLeadership(Leadership{Leader: true, Term: term})
+		} else {
+			// Raft refuses it also while an earlier hand-over has not ended, and leads all the same.
+			again = time.After(barrierAgain)
 		}
 	}
 }
@@ -439,6 +513,7 @@ func (s *Store) Close() error {
 			return
 		}
 		err = errors.Join(err, stopErr)
+		s.restoring <- struct{}{}
 		s.wg.Wait()
 		s.setLeadership(Leadership{})
 		s.closeErr = errors.Join(err, s.log.Close())

@@ -3,10 +3,13 @@ package raftstore_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -66,6 +69,7 @@ func (j *journal) Snapshot() (func(io.Writer) error, error) {
 func (j *journal) Restore(r io.Reader) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.cmds = nil // a snapshot of them may be under way
 	return json.NewDecoder(r).Decode(&j.cmds)
 }
 
@@ -230,26 +234,122 @@ func openRefusesADirectoryInUse(t *testing.T) {
 }
 
 func TestOpen_RefusesDamageAndChangesNothing(t *testing.T) {
+	bolt := func(dir string) string { return filepath.Join(dir, "raft.db") }
+	meta := func(dir string) string { return filepath.Join(dir, "wal", "wal-meta.db") }
+	remove := func(t *testing.T, path string) {
+		t.Helper()
+		if err := os.RemoveAll(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cut := func(t *testing.T, path string, bytes int64) {
+		t.Helper()
+		if err := os.Truncate(path, bytes); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for name, damage := range map[string]func(t *testing.T, dir string){
-		"a flipped bit in a command": func(t *testing.T, dir string) {
-			flip(t, filepath.Join(dir, "raft.db"), func(data []byte) int { return bytes.LastIndex(data, []byte("precious")) })
+		"a flipped bit in a command/bbolt": func(t *testing.T, dir string) {
+			rewrite(t, bolt(dir), func(data []byte) {
+				for at := bytes.Index(data, []byte("precious")); at >= 0; at = bytes.Index(data, []byte("precious")) {
+					data[at] ^= 1
+				}
+			})
 		},
-		"a log cut short": func(t *testing.T, dir string) { os.Truncate(filepath.Join(dir, "raft.db"), 5000) },
-		"an empty log":    func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "raft.db")) },
-		"no identity":     func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "identity.json")) },
-		"garbage in header": func(t *testing.T, dir string) {
-			os.WriteFile(filepath.Join(dir, "raft.db"), make([]byte, 1<<16), 0o600)
+		"a flipped bit in an index/bbolt": func(t *testing.T, dir string) {
+			rewrite(t, bolt(dir), func(data []byte) {
+				for at := range data[:len(data)-8] {
+					if binary.BigEndian.Uint64(data[at:]) == 3 {
+						data[at+6] ^= 1
+					}
+				}
+			})
+		},
+		"a log cut short/bbolt":   func(t *testing.T, dir string) { cut(t, bolt(dir), 5000) },
+		"a log of nothing/bbolt":  func(t *testing.T, dir string) { cut(t, bolt(dir), 0) },
+		"no log/bbolt":            func(t *testing.T, dir string) { remove(t, bolt(dir)) },
+		"no log/wal":              func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "wal")) },
+		"no contents/wal":         func(t *testing.T, dir string) { remove(t, meta(dir)) },
+		"contents cut short/wal":  func(t *testing.T, dir string) { cut(t, meta(dir), 5000) },
+		"contents of nothing/wal": func(t *testing.T, dir string) { cut(t, meta(dir), 0) },
+		"only contents/wal":       func(t *testing.T, dir string) { remove(t, segments(t, dir)[0]) },
+		"only segments/wal": func(t *testing.T, dir string) {
+			remove(t, meta(dir))
+			remove(t, filepath.Join(dir, "identity.json"))
+		},
+		"a segment cut short/wal":  func(t *testing.T, dir string) { cut(t, segments(t, dir)[0], 1_000_000) },
+		"a segment of nothing/wal": func(t *testing.T, dir string) { cut(t, segments(t, dir)[0], 0) },
+		"a segment of zeros/wal":   func(t *testing.T, dir string) { rewrite(t, segments(t, dir)[0], func(data []byte) { clear(data) }) },
+		"no identity/bbolt":        func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "identity.json")) },
+		"no identity/wal":          func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "identity.json")) },
+		"garbage in header/bbolt": func(t *testing.T, dir string) {
+			rewrite(t, bolt(dir), func(data []byte) { clear(data) })
+		},
+		"no log and an unfinished snapshot/bbolt": func(t *testing.T, dir string) {
+			remove(t, bolt(dir))
+			if err := os.MkdirAll(filepath.Join(dir, "snapshots", "1-1-1.tmp"), 0o700); err != nil {
+				t.Fatal(err)
+			}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			s := open(t, dir, &journal{})
 			propose(t, s, "precious")
+			propose(t, s, "and more")
 			s.Close()
 			damage(t, dir)
+			before := sums(t, dir)
 			refused(t, dir, raftstore.ErrDamaged)
 			refused(t, dir, raftstore.ErrDamaged)
+			if after := sums(t, dir); after != before {
+				t.Errorf("it was changed from\n%s\nto\n%s", before, after)
+			}
 		})
+	}
+}
+
+// sums is what a directory holds.
+func sums(t *testing.T, dir string) string {
+	t.Helper()
+	var out strings.Builder
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&out, "%s", path)
+		if !d.IsDir() {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(&out, " %d bytes %x", len(data), sha256.Sum256(data))
+		}
+		out.WriteByte('\n')
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+// A copy of one that is alone is the best there is. That of one of several would vote again where it has voted.
+func TestOpen_SaysWhatToDoAboutDamageForOneServerAndForOneOfSeveral(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, &journal{})
+	propose(t, s, "precious")
+	s.Close()
+	flip(t, filepath.Join(dir, "identity.json"), func(data []byte) int { return bytes.IndexByte(data, '{') })
+	cfg := raftstore.Config{Dir: dir, ServerName: "1", Address: "127.0.0.1:1"}
+	_, err := raftstore.Open(t.Context(), cfg, &journal{})
+	if !errors.Is(err, raftstore.ErrDamaged) || !strings.Contains(err.Error(), "restore the directory from a copy") {
+		t.Errorf("alone: %v", err)
+	}
+	cfg.Peers = []raftstore.Peer{{ServerName: "1", Address: "127.0.0.1:1"}, {ServerName: "2", Address: "127.0.0.1:2"}}
+	_, err = raftstore.Open(t.Context(), cfg, &journal{})
+	if !errors.Is(err, raftstore.ErrDamaged) || strings.Contains(err.Error(), "restore the directory") || !strings.Contains(err.Error(), "remove this server from its cluster") {
+		t.Errorf("one of several: %v", err)
 	}
 }
 
@@ -261,6 +361,9 @@ func refused(t *testing.T, dir string, want error) {
 	}
 	if s != nil {
 		t.Error("a store came with the error")
+	}
+	if strings.Contains(err.Error(), "runtime error") {
+		t.Errorf("the cause is for nobody: %v", err)
 	}
 	t.Log(err)
 }
@@ -436,6 +539,21 @@ func until(t *testing.T, what string, condition func() bool) {
 	for deadline := time.Now().Add(30 * time.Second); !condition(); <-time.After(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not within 30 s: %s", what)
+		}
+	}
+}
+
+func TestStore_WithoutRoomItNamesTheServerAndThePlace(t *testing.T) {
+	dir := t.TempDir()
+	s, err := raftstore.Open(t.Context(), raftstore.Config{Dir: dir, ServerName: "7", MinFree: 1 << 62}, &journal{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	until(t, "proposals stop", func() bool { return s.LowDisk() != nil })
+	for _, want := range []string{"the disk of server " + s.ServerID(), dir} {
+		if got := s.LowDisk().Error(); !strings.Contains(got, want) {
+			t.Errorf("it does not name %q: %s", want, got)
 		}
 	}
 }

@@ -35,16 +35,17 @@ const (
 )
 
 type connKey struct {
-	address string
-	lane    lane
+	to   Peer
+	lane lane
 }
 
 // transport carries the calls of raft over gRPC. It implements raft.Transport and raft.WithPreVote.
 type transport struct {
 	self    *self
 	address raft.ServerAddress
-	dial    func(address string) ([]grpc.DialOption, error)
+	dial    func(to Peer) ([]grpc.DialOption, error)
 	short   time.Duration // bounds heartbeats, votes and probes
+	heard   *contacts
 
 	calls     chan raft.RPC
 	ctx       context.Context //nolint:containedctx // of the transport: every call in either direction ends with it
@@ -64,7 +65,7 @@ var (
 func newTransport(self *self, cfg *Config) *transport {
 	t := &transport{
 		self: self, address: raft.ServerAddress(cfg.Address), dial: cfg.DialOptions, short: max(2*cfg.Timeouts.Heartbeat, shortWait),
-		calls: make(chan raft.RPC), conns: map[connKey]*grpc.ClientConn{},
+		heard: newContacts(), calls: make(chan raft.RPC), conns: map[connKey]*grpc.ClientConn{},
 	}
 	if t.dial == nil {
 		t.dial = loopbackOnly
@@ -75,33 +76,38 @@ func newTransport(self *self, cfg *Config) *transport {
 }
 
 // loopbackOnly is for a machine that talks to itself: nothing else is to be reached without credentials.
-func loopbackOnly(address string) ([]grpc.DialOption, error) {
-	host, _, err := net.SplitHostPort(address)
+func loopbackOnly(to Peer) ([]grpc.DialOption, error) {
+	host, _, err := net.SplitHostPort(to.Address)
 	if err != nil {
 		return nil, err
 	}
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return nil, fmt.Errorf("%s is not on this machine, and there are no credentials for it", address)
+		return nil, fmt.Errorf("%s is not on this machine, and there are no credentials for it", to.Address)
 	}
 	return []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}, nil
 }
 
-func (t *transport) client(address raft.ServerAddress, lane lane) (controlv1.RaftServiceClient, error) {
+// peerOf is a member as it is dialled: whoever answers must be the server of that name. The id in each call says which of its incarnations is meant.
+func peerOf(id raft.ServerID, address raft.ServerAddress) Peer {
+	return Peer{ServerName: nameOf(string(id)), Address: string(address)}
+}
+
+func (t *transport) client(to Peer, lane lane) (controlv1.RaftServiceClient, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ctx.Err() != nil {
 		return nil, raft.ErrTransportShutdown
 	}
-	key := connKey{string(address), lane}
+	key := connKey{to, lane}
 	conn := t.conns[key]
 	if conn == nil {
-		options, err := t.dial(key.address)
+		options, err := t.dial(to)
 		if err != nil {
-			return nil, fmt.Errorf("dial server at %s: %w", key.address, err)
+			return nil, fmt.Errorf("dial server %s at %s: %w", to.ServerName, to.Address, err)
 		}
 		// The name is looked up at each dialling, and not kept: addresses change under a name.
-		if conn, err = grpc.NewClient("passthrough:///"+key.address, options...); err != nil {
-			return nil, fmt.Errorf("dial server at %s: %w", key.address, err)
+		if conn, err = grpc.NewClient("passthrough:///"+to.Address, options...); err != nil {
+			return nil, fmt.Errorf("dial server %s at %s: %w", to.ServerName, to.Address, err)
 		}
 		t.conns[key] = conn
 	}
@@ -109,13 +115,13 @@ func (t *transport) client(address raft.ServerAddress, lane lane) (controlv1.Raf
 }
 
 // lost drops a connection over which a call failed, so that the next call dials anew. Raft itself waits between attempts.
-func (t *transport) lost(address raft.ServerAddress, lane lane, err error) {
+func (t *transport) lost(to Peer, lane lane, err error) {
 	if code := status.Code(err); code != codes.Unavailable && code != codes.DeadlineExceeded && code != codes.Canceled {
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	key := connKey{string(address), lane}
+	key := connKey{to, lane}
 	if conn := t.conns[key]; conn != nil {
 		conn.Close()
 		delete(t.conns, key)
@@ -157,15 +163,15 @@ func (t *transport) SetHeartbeatHandler(handle func(raft.RPC)) {
 }
 
 // call makes one call within the given time.
-func (t *transport) call(address raft.ServerAddress, lane lane, wait time.Duration, do func(context.Context, controlv1.RaftServiceClient) error) error {
-	c, err := t.client(address, lane)
+func (t *transport) call(to Peer, lane lane, wait time.Duration, do func(context.Context, controlv1.RaftServiceClient) error) error {
+	c, err := t.client(to, lane)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(t.ctx, wait)
 	defer cancel()
 	if err := do(ctx, c); err != nil {
-		t.lost(address, lane, err)
+		t.lost(to, lane, err)
 		return err
 	}
 	return nil
@@ -177,7 +183,8 @@ func (t *transport) AppendEntries(id raft.ServerID, address raft.ServerAddress, 
 	if isHeartbeat(args) {
 		lane, wait = controlLane, t.short
 	}
-	return t.call(address, lane, wait, func(ctx context.Context, c controlv1.RaftServiceClient) error {
+	return t.call(peerOf(id, address), lane, wait, func(ctx context.Context, c controlv1.RaftServiceClient) error {
+		sent := time.Now()
 		stream, err := c.AppendEntries(ctx)
 		if err != nil {
 			return err
@@ -190,6 +197,7 @@ func (t *transport) AppendEntries(id raft.ServerID, address raft.ServerAddress, 
 				break
 			}
 		}
+		t.heard.answered(id, args, resp, sent)
 		return nil
 	})
 }
@@ -211,7 +219,7 @@ func exchange(stream grpc.BidiStreamingClient[controlv1.AppendEntriesRequest, co
 
 // RequestVote implements raft.Transport.
 func (t *transport) RequestVote(id raft.ServerID, address raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
-	return t.call(address, controlLane, t.short, func(ctx context.Context, c controlv1.RaftServiceClient) error {
+	return t.call(peerOf(id, address), controlLane, t.short, func(ctx context.Context, c controlv1.RaftServiceClient) error {
 		m, err := c.RequestVote(ctx, &controlv1.RequestVoteRequest{
 			Target: t.self.target(id, args.RPCHeader), Term: args.Term, LastLogIndex: args.LastLogIndex, LastLogTerm: args.LastLogTerm,
 			LeadershipTransfer: args.LeadershipTransfer,
@@ -223,7 +231,7 @@ func (t *transport) RequestVote(id raft.ServerID, address raft.ServerAddress, ar
 
 // RequestPreVote implements raft.WithPreVote.
 func (t *transport) RequestPreVote(id raft.ServerID, address raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
-	return t.call(address, controlLane, t.short, func(ctx context.Context, c controlv1.RaftServiceClient) error {
+	return t.call(peerOf(id, address), controlLane, t.short, func(ctx context.Context, c controlv1.RaftServiceClient) error {
 		m, err := c.RequestPreVote(ctx, &controlv1.RequestPreVoteRequest{
 			Target: t.self.target(id, args.RPCHeader), Term: args.Term, LastLogIndex: args.LastLogIndex, LastLogTerm: args.LastLogTerm,
 		})
@@ -234,7 +242,7 @@ func (t *transport) RequestPreVote(id raft.ServerID, address raft.ServerAddress,
 
 // TimeoutNow implements raft.Transport.
 func (t *transport) TimeoutNow(id raft.ServerID, address raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
-	return t.call(address, controlLane, t.short, func(ctx context.Context, c controlv1.RaftServiceClient) error {
+	return t.call(peerOf(id, address), controlLane, t.short, func(ctx context.Context, c controlv1.RaftServiceClient) error {
 		m, err := c.TimeoutNow(ctx, &controlv1.TimeoutNowRequest{Target: t.self.target(id, args.RPCHeader)})
 		*resp = raft.TimeoutNowResponse{RPCHeader: header(m.GetTarget())}
 		return err
@@ -246,7 +254,7 @@ func (t *transport) InstallSnapshot(id raft.ServerID, address raft.ServerAddress
 	data io.Reader,
 ) error {
 	wait := logWait * time.Duration(1+args.Size/chunkBytes)
-	return t.call(address, snapshotLane, wait, func(ctx context.Context, c controlv1.RaftServiceClient) error {
+	return t.call(peerOf(id, address), snapshotLane, wait, func(ctx context.Context, c controlv1.RaftServiceClient) error {
 		stream, err := c.InstallSnapshot(ctx)
 		if err != nil {
 			return err
@@ -284,9 +292,9 @@ func sendSnapshot(stream grpc.ClientStreamingClient[controlv1.InstallSnapshotReq
 	}
 }
 
-// probe asks the server at address who it is.
-func (t *transport) probe(address string) (m *controlv1.ProbeResponse, err error) {
-	err = t.call(raft.ServerAddress(address), controlLane, t.short, func(ctx context.Context, c controlv1.RaftServiceClient) (err error) {
+// probe asks a server, whose incarnation is not known, who it is.
+func (t *transport) probe(to Peer) (m *controlv1.ProbeResponse, err error) {
+	err = t.call(to, controlLane, t.short, func(ctx context.Context, c controlv1.RaftServiceClient) (err error) {
 		m, err = c.Probe(ctx, &controlv1.ProbeRequest{})
 		return err
 	})

@@ -3,9 +3,11 @@ package raftstore_test
 import (
 	"context"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -14,6 +16,7 @@ import (
 
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	"github.com/conveyor-etl/conveyor/raftstore"
+	"github.com/conveyor-etl/conveyor/raftstore/raftstoretest"
 )
 
 func refusesCallsForAnother(t *testing.T, s *raftstore.Store, id string) {
@@ -35,9 +38,9 @@ func TestRaftService_RefusesCallsOfAnotherCluster(t *testing.T) {
 	refusesCallsForAnother(t, s, "1-other")
 }
 
-// Every heartbeat opens a stream and cancels it; a server that kept some of them would take no more after a while.
-func TestRaftService_CancelledStreamsAreGivenBack(t *testing.T) {
-	s := open(t, t.TempDir(), &journal{})
+// peer returns a client of a server's RaftService, as another server has it.
+func peer(t *testing.T, s *raftstore.Store) controlv1.RaftServiceClient {
+	t.Helper()
 	lis := bufconn.Listen(1 << 16)
 	srv := grpc.NewServer()
 	controlv1.RegisterRaftServiceServer(srv, s.RaftService())
@@ -50,11 +53,97 @@ func TestRaftService_CancelledStreamsAreGivenBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
+	return controlv1.NewRaftServiceClient(conn)
+}
+
+func TestRaftService_RefusesEntriesAndSnapshotsThatItCannotRead(t *testing.T) {
+	s := open(t, t.TempDir(), &journal{})
+	client := peer(t, s)
+	target := &controlv1.RaftTarget{ClusterId: s.ClusterID(), TargetServerId: s.ServerID(), ProtocolVersion: 3}
+	for name, entry := range map[string]*controlv1.LogEntry{
+		"of a later version":    {Index: 9, Term: 9, Type: 77},
+		"members":               {Index: 9, Term: 9, Type: uint32(raft.LogConfiguration), Data: []byte("no list")},
+		"command":               {Index: 9, Term: 9, Type: uint32(raft.LogCommand), Data: []byte("no checksum")},
+		"marker that says more": {Index: 9, Term: 9, Type: uint32(raft.LogNoop), Data: []byte("x")},
+	} {
+		stream, err := client.AppendEntries(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.Send(&controlv1.AppendEntriesRequest{Target: target, Term: 9, Entries: []*controlv1.LogEntry{entry}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stream.Recv(); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, head := range map[string]*controlv1.SnapshotHead{
+		"of a later version": {SnapshotVersion: 7},
+		"members":            {SnapshotVersion: 1, Configuration: []byte("no list")},
+		"size":               {SnapshotVersion: 1, Size: -1},
+	} {
+		head.Target, head.Term = target, 9
+		stream, err := client.InstallSnapshot(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.Send(&controlv1.InstallSnapshotRequest{Head: head}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stream.CloseAndRecv(); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := s.Propose(t.Context(), []byte("a")); err != nil {
+		t.Errorf("the server goes on: %v", err)
+	}
+}
+
+// Credentials are for a name: at an address anybody may answer.
+func TestCluster_WhoeverIsDialledIsNamed(t *testing.T) {
+	var mu sync.Mutex
+	dialled := map[raftstore.Peer]bool{}
+	c := raftstoretest.New(t, raftstoretest.Config{
+		Servers: 3, Machine: func(int) raftstore.StateMachine { return &journal{} },
+		Change: func(_ int, cfg *raftstore.Config) {
+			dial := cfg.DialOptions
+			cfg.DialOptions = func(to raftstore.Peer) ([]grpc.DialOption, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				dialled[to] = true
+				return dial(to)
+			}
+		},
+	})
+	leader := c.Leader()
+	propose(t, c.Store(leader), "a")
+	c.Start(4)
+	if _, err := c.Store(leader).AddLearner(t.Context(), c.Store(4).ServerID(), raftstoretest.Address(4), 0); err != nil {
+		t.Fatal(err)
+	}
+	c.Eventually("the learner has caught up", func() bool { return c.Store(4).AppliedIndex() >= c.Store(leader).AppliedIndex() })
+	mu.Lock()
+	defer mu.Unlock()
+	want := raftstore.Peer{ServerName: "4", Address: raftstoretest.Address(4)}
+	if !dialled[want] {
+		t.Errorf("%v is not among %v", want, dialled)
+	}
+	for to := range dialled {
+		if to.Address != "server-"+to.ServerName+":9000" {
+			t.Errorf("dialled as server %q: %s", to.ServerName, to.Address)
+		}
+	}
+}
+
+// Every heartbeat opens a stream and cancels it; a server that kept some of them would take no more after a while.
+func TestRaftService_CancelledStreamsAreGivenBack(t *testing.T) {
+	s := open(t, t.TempDir(), &journal{})
+	client := peer(t, s)
 	// beat sends an entry-less request of an old term, as a heartbeat of one who led before, and cancels the stream after the answer.
 	beat := func() error {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		stream, err := controlv1.NewRaftServiceClient(conn).AppendEntries(ctx)
+		stream, err := client.AppendEntries(ctx)
 		if err != nil {
 			return err
 		}

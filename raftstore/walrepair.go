@@ -11,37 +11,67 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/hashicorp/raft-wal/metadb"
 	"github.com/hashicorp/raft-wal/segment"
 	"github.com/hashicorp/raft-wal/types"
 )
 
-// repair checks the segments of a WAL before the library opens them, which believes what it reads, and does what a crash kept the library from doing. It changes nothing when there
-// is damage.
-func repair(dir string, meta *metadb.BoltMetaDB, state types.PersistentState) error {
-	var found []*segmentFile
+// walFiles is what lies on the disk of a WAL.
+type walFiles struct {
+	state types.PersistentState
+	found []*segmentFile // those of the state; only the newest may be missing
+}
+
+// inspectSegments checks the segments of a WAL before the library opens them, which believes what it reads. It changes nothing.
+func inspectSegments(dir string, meta walMeta, state types.PersistentState) (*walFiles, error) {
+	w := &walFiles{state: state}
+	usedID, marked, err := meta.used()
+	if err != nil {
+		return nil, fmt.Errorf("open the log: %w", err)
+	}
 	for i, info := range state.Segments {
 		newest := i == len(state.Segments)-1 && info.SealTime.IsZero()
+		used := !newest || marked && usedID == info.ID
 		f, err := readSegment(filepath.Join(dir, segment.FileName(info)))
 		switch {
-		case errors.Is(err, fs.ErrNotExist) && newest:
+		case errors.Is(err, fs.ErrNotExist) && !used:
 			continue // its name may have been lost with the power, before anything was written
 		case errors.Is(err, fs.ErrNotExist):
-			return &DamagedError{Path: filepath.Join(dir, segment.FileName(info)), Cause: err}
+			return nil, &DamagedError{Path: filepath.Join(dir, segment.FileName(info)), Cause: errors.New("it is missing")}
 		case err != nil:
-			return fmt.Errorf("open the log: %w", err)
+			return nil, fmt.Errorf("open the log: %w", err)
 		case newest:
-			err = f.checkNewest()
+			err = f.checkNewest(info, used)
 		default:
 			err = f.checkSealed(info)
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
-		found = append(found, f)
+		w.found = append(w.found, f)
 	}
-	for i, f := range found {
-		if err := f.mend(meta, &state, i); err != nil {
+	return w, nil
+}
+
+// bounds are the first and the last entry, or 0.
+func (w *walFiles) bounds() (first, last uint64) {
+	for i, info := range w.state.Segments {
+		switch {
+		case !info.SealTime.IsZero():
+			last = info.MaxIndex
+		case i < len(w.found) && w.found[i].whole.entries > 0:
+			last = info.BaseIndex + w.found[i].whole.entries - 1
+		}
+	}
+	if last > 0 {
+		first = w.state.Segments[0].MinIndex
+	}
+	return first, last
+}
+
+// mend does what a crash kept the library from doing.
+func (w *walFiles) mend(meta walMeta) error {
+	for i, f := range w.found {
+		if err := f.mend(meta, &w.state, i); err != nil {
 			return fmt.Errorf("finish segment %s of the log: %w", f.path, err)
 		}
 	}
@@ -64,7 +94,14 @@ func readSegment(path string) (*segmentFile, error) {
 }
 
 // checkNewest: only the last batch can be unfinished, since each is flushed before the next begins. The library would drop all that follows the first that is not whole.
-func (f *segmentFile) checkNewest() error {
+func (f *segmentFile) checkNewest(info types.SegmentInfo, used bool) error {
+	// Its room is reserved before it is written, and reaches the disk with what is first written to it. What a crash leaves of the making of a segment has nothing in it.
+	if len(f.data) < int(info.SizeLimit) && (used || f.whole.entries > 0) {
+		return &DamagedError{Path: f.path, Cause: fmt.Errorf("it ends at byte %d, and its room had been reserved to byte %d", len(f.data), info.SizeLimit)}
+	}
+	if used && f.whole.entries == 0 {
+		return &DamagedError{Path: f.path, Cause: errors.New("what was written from its beginning on is not there any more")}
+	}
 	for at := (f.whole.end + frameHeader) &^ (frameHeader - 1); at+frameHeader <= len(f.data); at += frameHeader {
 		if _, whole := readBatch(f.data, at, at); whole {
 			return &DamagedError{Path: f.path, Cause: fmt.Errorf("what was written from byte %d on is not there any more, but what was written from byte %d on is", f.whole.end, at)}
@@ -81,7 +118,7 @@ func (f *segmentFile) checkSealed(info types.SegmentInfo) error {
 }
 
 // mend finishes the segment of that number.
-func (f *segmentFile) mend(meta *metadb.BoltMetaDB, state *types.PersistentState, number int) error {
+func (f *segmentFile) mend(meta walMeta, state *types.PersistentState, number int) error {
 	info := &state.Segments[number]
 	switch sealed := !info.SealTime.IsZero(); {
 	case sealed && info.IndexStart != 0:
@@ -95,6 +132,9 @@ func (f *segmentFile) mend(meta *metadb.BoltMetaDB, state *types.PersistentState
 		}
 		info.IndexStart = uint64(f.whole.index)
 		return meta.CommitState(*state)
+	}
+	if f.whole.entries == 0 && len(f.data) < int(info.SizeLimit) {
+		return os.Remove(f.path) // the library makes it, and reserves its room
 	}
 	if err := f.wipeRest(); err != nil || f.whole.index == 0 {
 		return err

@@ -2,6 +2,7 @@ package raftstore_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -170,4 +171,46 @@ func TestStore_AServerThatEndsBetweenASnapshotAndItsLogGoesOn(t *testing.T) {
 		}
 		goesOn(t, early, 51)
 	})
+}
+
+// The name of a segment is on the disk before its room is, and neither counts before something was written.
+func TestWAL_ACrashWhileASegmentIsMadeIsNoDamage(t *testing.T) {
+	for name, crash := range map[string]func(path string) error{
+		"it is missing":   os.Remove,
+		"it is empty":     func(path string) error { return os.Truncate(path, 0) },
+		"it is too short": func(path string) error { return os.Truncate(path, 5000) },
+	} {
+		t.Run(name+"/wal", func(t *testing.T) {
+			dir := t.TempDir()
+			commands := fillSegment(t, dir)
+			if err := crash(segments(t, dir)[1]); err != nil {
+				t.Fatal(err)
+			}
+			goesOn(t, dir, commands)
+			if info, err := os.Stat(segments(t, dir)[1]); err != nil || info.Size() < 16<<20 {
+				t.Errorf("its room is not reserved: %v %v", info, err)
+			}
+		})
+	}
+}
+
+func TestWAL_ANewestSegmentThatWasInUseIsMissed(t *testing.T) {
+	for name, damage := range map[string]func(path string) error{
+		"it is missing":   os.Remove,
+		"it is empty":     func(path string) error { return os.Truncate(path, 0) },
+		"it is too short": func(path string) error { return os.Truncate(path, 1_000_000) },
+		"it has nothing":  func(path string) error { return errors.Join(os.Truncate(path, 0), os.Truncate(path, 16<<20)) },
+	} {
+		t.Run(name+"/wal", func(t *testing.T) {
+			dir := t.TempDir()
+			commands := fillSegment(t, dir)
+			goesOn(t, dir, commands)
+			before := segments(t, dir)
+			if err := damage(before[1]); err != nil {
+				t.Fatal(err)
+			}
+			refused(t, dir, raftstore.ErrDamaged)
+			refused(t, dir, raftstore.ErrDamaged)
+		})
+	}
 }

@@ -3,7 +3,6 @@ package raftstore
 import (
 	"sync"
 
-	"github.com/hashicorp/raft-wal/metadb"
 	"github.com/hashicorp/raft-wal/types"
 )
 
@@ -11,6 +10,7 @@ import (
 // the log: so it is known here whether that is still to come.
 type segments struct {
 	types.SegmentFiler
+	meta walMeta
 
 	mu     sync.Mutex
 	filled chan struct{} // closed when the next segment was made, or could not be; nil while none is full
@@ -21,7 +21,7 @@ type segments struct {
 func (s *segments) Create(info types.SegmentInfo) (types.SegmentWriter, error) {
 	w, err := s.SegmentFiler.Create(info)
 	s.began(err)
-	return &segmentWriter{w, s}, err
+	return &segmentWriter{w, s, info.ID, false}, err
 }
 
 // began notes that the next segment was made, or why it could not be.
@@ -40,7 +40,7 @@ func (s *segments) began(err error) {
 // RecoverTail implements types.SegmentFiler.
 func (s *segments) RecoverTail(info types.SegmentInfo) (types.SegmentWriter, error) {
 	w, err := s.SegmentFiler.RecoverTail(info)
-	return &segmentWriter{w, s}, err
+	return &segmentWriter{w, s, info.ID, false}, err
 }
 
 // settled waits until no segment is full, and returns why the next one could not be made. The library holds its lock from before that until it is in use.
@@ -56,16 +56,24 @@ func (s *segments) settled() error {
 	return s.failed
 }
 
-// segmentWriter notes that its segment is full.
+// segmentWriter notes that its segment is in use, and that it is full.
 type segmentWriter struct {
 	types.SegmentWriter
-	s *segments
+	s      *segments
+	id     uint64
+	marked bool
 }
 
 // Append implements types.SegmentWriter.
 func (w *segmentWriter) Append(entries []types.LogEntry) error {
 	if err := w.SegmentWriter.Append(entries); err != nil {
 		return err
+	}
+	if !w.marked {
+		if err := w.s.meta.markUsed(w.id); err != nil {
+			return err
+		}
+		w.marked = true
 	}
 	full, _, err := w.Sealed()
 	if full {
@@ -78,13 +86,13 @@ func (w *segmentWriter) Append(entries []types.LogEntry) error {
 
 // contents is the library's file of what segments there are. Without it none is made.
 type contents struct {
-	*metadb.BoltMetaDB
+	walMeta
 	s *segments
 }
 
 // CommitState implements types.MetaStore.
 func (c contents) CommitState(state types.PersistentState) error {
-	err := c.BoltMetaDB.CommitState(state)
+	err := c.walMeta.CommitState(state)
 	if err != nil {
 		c.s.began(err)
 	}

@@ -22,7 +22,7 @@ func split(target *controlv1.RaftTarget, r *raft.AppendEntriesRequest) []*contro
 	var out []*controlv1.AppendEntriesRequest
 	index, term, entries := r.PrevLogEntry, r.PrevLogTerm, r.Entries
 	for {
-		m := &controlv1.AppendEntriesRequest{Target: target, Term: r.Term, PreviousEntry: index, PreviousTerm: term}
+		m := &controlv1.AppendEntriesRequest{Target: target, Term: r.Term, PreviousEntry: index, PreviousTerm: term, Committed: r.LeaderCommitIndex}
 		for size := 0; len(entries) > 0; entries = entries[1:] {
 			e := entries[0]
 			size += len(e.Data) + len(e.Extensions) + 64

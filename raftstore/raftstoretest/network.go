@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/conveyor-etl/conveyor/raftstore"
 )
 
 // network joins servers within the process. A link is what one server dials of another: who answers on it does so even when it could not dial itself.
@@ -46,8 +48,8 @@ func (n *network) listen(address string) *bufconn.Listener {
 	return n.listeners[address]
 }
 
-func (n *network) options(from string) func(string) ([]grpc.DialOption, error) {
-	return func(string) ([]grpc.DialOption, error) {
+func (n *network) options(from string) func(raftstore.Peer) ([]grpc.DialOption, error) {
+	return func(raftstore.Peer) ([]grpc.DialOption, error) {
 		return []grpc.DialOption{
 			grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithContextDialer(func(ctx context.Context, to string) (net.Conn, error) { return n.dial(ctx, link{from, to}) }),
