@@ -18,50 +18,50 @@ func (s *Store) audit(ctx context.Context, marked bool) error {
 		s.log.Warn("the dead letters have no high-water mark: letters lost before now go unnoticed",
 			"stream", s.cfg.Stream, "letters", info.State.Msgs, "last", last)
 	}
-	held, acknowledged, err := s.takeStock(ctx, info, &mark)
+	held, acknowledged, there, err := s.takeStock(ctx, info, &mark)
 	if err != nil {
 		return err
 	}
 	s.index.setEnd(last)
-	// What is left of Removing is gone: the removal happened before the mark could say so.
 	if !marked {
 		return s.mark.change(func(m *markState) { m.Last, m.Removed = last, last-held })
 	}
-	return s.compare(&mark, last, held, acknowledged)
+	// What is left of Removing is gone: the removal happened before the mark could say so. What is there still may be on its way to be removed, by the store before this one.
+	for id := range there {
+		delete(mark.Removing, id)
+	}
+	return s.compare(&mark, last, held, acknowledged, there)
 }
 
-// takeStock builds the index and counts the letters that are there, those that were acknowledged by themselves. It takes those out of the mark's Removing that are
-// there still.
-func (s *Store) takeStock(ctx context.Context, info *jetstream.StreamInfo, mark *markState) (held, acknowledged uint64, err error) {
-	var there []uint64
+// takeStock builds the index and counts the letters that are there, those that were acknowledged by themselves. It returns those of the mark's Removing that are there still.
+func (s *Store) takeStock(ctx context.Context, info *jetstream.StreamInfo, mark *markState) (held, acknowledged uint64, there map[uint64]bool, err error) {
+	there = map[uint64]bool{}
 	count := func(e *entry) {
 		held++
 		if e.id <= mark.Last {
 			acknowledged++
 		}
 		if mark.Removing[e.id] {
-			there = append(there, e.id)
+			there[e.id] = true
 		}
 	}
 	if err := s.load(ctx, 1, info.State.LastSeq, count); err != nil {
-		return 0, 0, err
+		return 0, 0, nil, err
 	}
 	if s.copied() && held != info.State.Msgs {
 		// Pages come from any copy, which can lack what was removed or stored moments ago, or be damaged where the leader's is sound.
 		s.index.reset()
-		held, acknowledged, there = 0, 0, nil
+		held, acknowledged = 0, 0
+		clear(there)
 		if err := s.loadBy(ctx, 1, info.State.LastSeq, count, s.scanLeader); err != nil {
-			return 0, 0, err
+			return 0, 0, nil, err
 		}
 	}
-	for _, id := range there {
-		delete(mark.Removing, id)
-	}
-	return held, acknowledged, nil
+	return held, acknowledged, there, nil
 }
 
 // compare notes the losses if letters are missing, at the end of the stream or within it, and writes the new mark.
-func (s *Store) compare(mark *markState, last, held, acknowledged uint64) error {
+func (s *Store) compare(mark *markState, last, held, acknowledged uint64, there map[uint64]bool) error {
 	end := min(mark.Last, last)
 	var lost []LostError
 	// The server keeps the number of the last letter when that letter is removed. A lower one than was acknowledged is always a loss.
@@ -74,7 +74,7 @@ func (s *Store) compare(mark *markState, last, held, acknowledged uint64) error 
 	}
 	return s.noteLost(lost, func(m *markState) {
 		// From here on the mark agrees with the stream again, so that a loss is reported once and the next one too.
-		m.Last, m.Removed, m.Removing = last, last-held, nil
+		m.Last, m.Removed, m.Removing = last, last-held, there
 	})
 }
 

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,36 +15,12 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/conveyor-etl/conveyor/dlq"
+	"github.com/conveyor-etl/conveyor/dlq/dlqtest"
 	"github.com/conveyor-etl/conveyor/dlq/embed"
 )
 
 // patience bounds every wait: elections of the servers take some seconds.
 const patience = time.Minute
-
-// sharedMark is a mark that outlives servers, as the state of the routers does.
-type sharedMark struct {
-	mu      sync.Mutex
-	bytes   []byte
-	version uint64
-}
-
-func (m *sharedMark) Load(context.Context) ([]byte, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.bytes, nil
-}
-
-var errFenced = errors.New("somebody else has saved the mark")
-
-func (m *sharedMark) Save(_ context.Context, mark []byte, version uint64) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if version != m.version+1 {
-		return errFenced
-	}
-	m.bytes, m.version = mark, version
-	return nil
-}
 
 // trio is three servers of one cluster.
 type trio struct {
@@ -55,21 +29,16 @@ type trio struct {
 	dirs    []string
 	names   []string
 	servers []*embed.Server // nil where stopped
-	mark    *sharedMark
+	mark    *stateMark
 }
 
 func openTrio(t *testing.T) *trio {
 	t.Helper()
 	t.Parallel()
-	c := &trio{t: t, mark: &sharedMark{}, servers: make([]*embed.Server, 3)}
+	c := &trio{t: t, mark: &stateMark{}, servers: make([]*embed.Server, 3)}
+	c.routes = dlqtest.FreeAddresses(t, 3)
 	for i := range 3 {
-		lis, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.routes = append(c.routes, lis.Addr().String())
 		c.dirs, c.names = append(c.dirs, t.TempDir()), append(c.names, fmt.Sprintf("%d-first", i+1))
-		lis.Close()
 	}
 	for i := range 3 {
 		c.start(i)
@@ -85,13 +54,8 @@ func openTrio(t *testing.T) *trio {
 // join starts one more server.
 func (c *trio) join() {
 	c.t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	lis.Close()
 	n := len(c.servers)
-	c.routes, c.dirs = append(c.routes, lis.Addr().String()), append(c.dirs, c.t.TempDir())
+	c.routes, c.dirs = append(c.routes, dlqtest.FreeAddresses(c.t, 1)...), append(c.dirs, c.t.TempDir())
 	c.names, c.servers = append(c.names, fmt.Sprintf("%d-first", n+1)), append(c.servers, nil)
 	c.start(n)
 }
@@ -273,10 +237,10 @@ func TestCluster_AStoreThatWasSupersededAcknowledgesNothing(t *testing.T) {
 	c.append(old, "a")
 	next := c.open(1)
 	c.append(next, "b")
-	if _, err := old.Append(bg, []dlq.Letter{named("c")}); !errors.Is(err, errFenced) {
+	if _, err := old.Append(bg, []dlq.Letter{named("c")}); !errors.Is(err, dlq.ErrSuperseded) {
 		t.Fatalf("the superseded store answered %v", err)
 	}
-	if err := old.Discard(bg, 1); !errors.Is(err, errFenced) {
+	if err := old.Discard(bg, 1); !errors.Is(err, dlq.ErrSuperseded) {
 		t.Fatalf("the superseded store removed a letter: %v", err)
 	}
 }

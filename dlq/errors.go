@@ -13,6 +13,8 @@ var (
 	// ErrUnavailable is returned when the store did not confirm in time or reported an error of its disk. The outcome is unknown:
 	// appending the same letters again is safe.
 	ErrUnavailable = errors.New("dead-letter store is unavailable")
+	// ErrSuperseded is returned, with ErrUnavailable, when another store has saved the high-water mark since. This one acknowledges and removes nothing any more.
+	ErrSuperseded = errors.New("another dead-letter store has taken over")
 	// ErrNotFound is returned when the store holds no letter with the given ID.
 	ErrNotFound = errors.New("dead letter not found")
 	// ErrTooLarge is returned when a letter can never be stored because its record, or its error context, exceeds the limit.

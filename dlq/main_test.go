@@ -41,6 +41,7 @@ type instance struct {
 	server *embed.Server
 	nc     *nats.Conn
 	js     jetstream.JetStream
+	cfg    dlq.Config
 	store  *dlq.Store
 }
 
@@ -65,7 +66,7 @@ func (in *instance) open(cfg dlq.Config) error {
 	if err != nil {
 		return fmt.Errorf("%w, and %v", err, in.server.Close())
 	}
-	in.store = store
+	in.store, in.cfg = store, cfg
 	return nil
 }
 

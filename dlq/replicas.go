@@ -27,6 +27,8 @@ type Status struct {
 	Replicas int
 	// Copies are the servers that have one or are getting it, by name.
 	Copies []Copy
+	// Bytes is what the letters take at each of them, of at most MaxBytes.
+	Bytes, MaxBytes uint64
 }
 
 // Copy is one server's copy of the letters.
@@ -39,8 +41,16 @@ type Copy struct {
 	Current bool
 	// Lag is how many changes it is behind.
 	Lag uint64
-	// Silent is how long ago it was heard of.
+	// Silent is how long ago it was heard of; 0 when it was not since the present leader of the copies leads them.
 	Silent time.Duration
+}
+
+// Missing says what a copy that is not current lacks.
+func (c *Copy) Missing() string {
+	if c.Silent == 0 {
+		return fmt.Sprintf("the server that leads the copies has not heard of that of server %s yet", c.Server)
+	}
+	return fmt.Sprintf("the copy at server %s is %d changes behind, and was heard of %s ago", c.Server, c.Lag, c.Silent.Round(time.Millisecond))
 }
 
 // Leader is the name of the server that the others copy from; empty while there is none.
@@ -77,7 +87,7 @@ func (s *Store) Status(ctx context.Context) (Status, error) {
 }
 
 func statusOf(info *jetstream.StreamInfo) Status {
-	st := Status{Replicas: max(info.Config.Replicas, 1)}
+	st := Status{Replicas: max(info.Config.Replicas, 1), Bytes: info.State.Bytes, MaxBytes: uint64(max(info.Config.MaxBytes, 0))}
 	if info.Cluster == nil {
 		return st
 	}

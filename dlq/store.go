@@ -89,6 +89,10 @@ func (s *Store) Close() error {
 	return s.closed
 }
 
+// Superseded is closed when the store has been told that another one has saved its mark since; it acknowledges and removes nothing any more then, and only a new one can
+// take its place. It is nil for a store whose mark is in Config.Dir.
+func (s *Store) Superseded() <-chan struct{} { return s.mark.keeper.superseded() }
+
 // openStream creates the stream or brings an existing one's settings up to date, without ever lowering a limit below what is stored.
 func (s *Store) openStream(ctx context.Context) error {
 	want := streamConfig(&s.cfg)
@@ -106,12 +110,19 @@ func (s *Store) openStream(ctx context.Context) error {
 		makeRoom(&want, have)
 		stream, err = s.js.UpdateStream(ctx, want)
 	}
-	if err != nil {
+	var api *jetstream.APIError
+	switch {
+	case errors.As(err, &api) && api.ErrorCode == storageExceeded:
+		return s.unavailable(fmt.Sprintf("open the stream: a server that keeps it gives its streams less than the %d MiB that letters may take", want.MaxBytes>>20), err)
+	case err != nil:
 		return s.unavailable("open the stream", err)
 	}
 	s.stream = stream
 	return nil
 }
+
+// storageExceeded is the server's JSStorageResourcesExceededErr: the limits of all streams do not fit within what it may take.
+const storageExceeded = 10047
 
 // makeRoom raises limits to what is stored.
 func makeRoom(want *jetstream.StreamConfig, have *jetstream.StreamInfo) {

@@ -3,7 +3,6 @@ package dlq
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/nats-io/nuid"
@@ -183,7 +182,6 @@ func (s *Store) settleStored() {
 		}
 		err := s.mark.advance(last)
 		if err != nil {
-			err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 			s.health.appended(err)
 		}
 		for i := range all {

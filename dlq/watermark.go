@@ -1,7 +1,6 @@
 package dlq
 
 import (
-	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -12,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"time"
 )
 
 const (
@@ -36,59 +34,6 @@ type watermark struct {
 	saved uint64
 }
 
-// keeper is where a mark is kept.
-type keeper interface {
-	save(next *markState) error
-	close() error
-}
-
-// Mark keeps the high-water mark of a store. Its methods are not called concurrently.
-type Mark interface {
-	// Load returns what was saved last; nil when nothing ever was.
-	Load(ctx context.Context) ([]byte, error)
-	// Save replaces what was saved, version by version: it must fail when somebody else has saved since the last Load or Save of this store. What it has returned for is
-	// on stable storage.
-	Save(ctx context.Context, mark []byte, version uint64) error
-}
-
-// openMark opens the mark that the configuration names; found says that it has been written to.
-func openMark(ctx context.Context, cfg *Config) (w *watermark, found bool, err error) {
-	if cfg.Mark == nil {
-		return openWatermark(cfg.Dir)
-	}
-	b, err := cfg.Mark.Load(ctx)
-	if err != nil {
-		return nil, false, fmt.Errorf("read the high-water mark: %w", err)
-	}
-	w = &watermark{keeper: &elsewhere{mark: cfg.Mark, timeout: cfg.Timeout}}
-	if b == nil {
-		return w, false, nil
-	}
-	if err := json.Unmarshal(b, &w.state); err != nil {
-		return nil, false, fmt.Errorf("read the high-water mark: %w", err)
-	}
-	w.saved = w.state.Last
-	return w, true, nil
-}
-
-// elsewhere keeps a mark by a Mark of the caller's.
-type elsewhere struct {
-	mark    Mark
-	timeout time.Duration
-}
-
-func (e *elsewhere) save(next *markState) error {
-	b, err := json.Marshal(next)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), e.timeout)
-	defer cancel()
-	return e.mark.Save(ctx, b, next.Version)
-}
-
-func (e *elsewhere) close() error { return nil }
-
 // slots keeps a mark in a file.
 //
 // The file has two slots of fixed size that are written in turn, each with a checksum: a write that a power cut tears leaves the
@@ -99,6 +44,8 @@ type slots struct{ file *os.File }
 type markState struct {
 	// Version counts the writes: the higher one of the two slots is the state.
 	Version uint64 `json:"version"`
+	// Writer is another one for each store that saves in a Mark; in a file there is none.
+	Writer string `json:"writer,omitempty"`
 	// Last is the highest acknowledged ID.
 	Last uint64 `json:"last"`
 	// Removed counts the letters up to Last that are gone on purpose or were reported lost.
@@ -202,7 +149,7 @@ func (w *watermark) close() error {
 func (w *watermark) advance(last uint64) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if last <= w.saved {
+	if last <= w.saved && !w.superseded() {
 		return nil
 	}
 	w.state.Last = max(w.state.Last, last)
@@ -272,12 +219,22 @@ func (w *watermark) snapshot() markState {
 	return state
 }
 
+// superseded reports whether another store is known to have saved since.
+func (w *watermark) superseded() bool {
+	select {
+	case <-w.keeper.superseded():
+		return true
+	default:
+		return false
+	}
+}
+
 // save saves the state as the next version. The lock is held.
 func (w *watermark) save() error {
 	next := w.state
 	next.Version++
 	if err := w.keeper.save(&next); err != nil {
-		return fmt.Errorf("write the high-water mark: %w", err)
+		return fmt.Errorf("write the high-water mark: %w: %w", ErrUnavailable, err)
 	}
 	w.state.Version, w.saved = next.Version, next.Last
 	return nil
@@ -294,6 +251,8 @@ func (s slots) save(next *markState) error {
 	}
 	return err
 }
+
+func (s slots) superseded() <-chan struct{} { return nil }
 
 func (s slots) close() error { return s.file.Close() }
 

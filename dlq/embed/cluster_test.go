@@ -20,26 +20,12 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/conveyor-etl/conveyor/dlq/dlqtest"
 	"github.com/conveyor-etl/conveyor/dlq/embed"
 )
 
 // patience bounds every wait: elections of the servers take some seconds.
 const patience = 40 * time.Second
-
-// freeAddresses are addresses of this machine at which nobody listens.
-func freeAddresses(t *testing.T, n int) []string {
-	t.Helper()
-	var out []string
-	for range n {
-		lis, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer lis.Close()
-		out = append(out, lis.Addr().String())
-	}
-	return out
-}
 
 // await tries until it works.
 func await(t *testing.T, try func() error) {
@@ -88,7 +74,7 @@ func current(t *testing.T, s *embed.Server, names ...string) {
 }
 
 func TestCluster_ListensAtItsRoutePortOnly(t *testing.T) {
-	routes := freeAddresses(t, 3)
+	routes := dlqtest.FreeAddresses(t, 3)
 	before := listening(t)
 	open(t, embed.Config{Dir: t.TempDir(), ServerName: "1-a", Cluster: &embed.Cluster{Name: "c", Listen: routes[0], Routes: routes}})
 	opened := 0
@@ -133,7 +119,7 @@ func TestCluster_RefusesAnAddressOfTheNetworkWithoutCertificates(t *testing.T) {
 }
 
 func TestDirectory_BelongsToOneKindOfServerForEver(t *testing.T) {
-	routes := freeAddresses(t, 3)
+	routes := dlqtest.FreeAddresses(t, 3)
 	cluster := func(name string) *embed.Cluster { return &embed.Cluster{Name: name, Listen: routes[0], Routes: routes} }
 	alone, shared := t.TempDir(), t.TempDir()
 	for _, cfg := range []embed.Config{{Dir: alone}, {Dir: shared, ServerName: "1-a", Cluster: cluster("c")}} {
@@ -254,7 +240,7 @@ func renewing(cfg *tls.Config) *tls.Config {
 func TestCluster_MeetsServersWithCertificatesOfItsAuthorityAndRoleOnly(t *testing.T) {
 	t.Parallel()
 	ours, theirs := newAuthority(t), newAuthority(t)
-	routes := freeAddresses(t, 4)
+	routes := dlqtest.FreeAddresses(t, 4)
 	start := func(i int, name string, cfg *tls.Config, verify func(*x509.Certificate) error) *embed.Server {
 		c := &embed.Cluster{Name: "c", Listen: routes[i], Routes: routes[:3], TLS: cfg, VerifyPeer: verify}
 		return open(t, embed.Config{Dir: t.TempDir(), ServerName: name, MaxStoreBytes: 1 << 30, Cluster: c})
@@ -289,7 +275,7 @@ func bothAuthorities(cfg *tls.Config, other *authority) *tls.Config {
 
 func TestCluster_ServersThatLostTheirDisksDoNotBeginWithoutTheOthers(t *testing.T) {
 	t.Parallel()
-	routes := freeAddresses(t, 3)
+	routes := dlqtest.FreeAddresses(t, 3)
 	start := func(i int, name, dir string) *embed.Server {
 		return open(t, embed.Config{Dir: dir, ServerName: name, MaxStoreBytes: 1 << 30, Cluster: &embed.Cluster{Name: "c", Listen: routes[i], Routes: routes}})
 	}

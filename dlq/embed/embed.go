@@ -83,7 +83,7 @@ func Open(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("open embedded NATS server in %s: %w", dir, err)
 	}
 	if cfg.MaxStoreBytes == 0 {
-		cfg.MaxStoreBytes = defaultStore(dir)
+		cfg.MaxStoreBytes = DefaultStoreBytes(dir)
 	}
 	if cfg.StartTimeout == 0 {
 		cfg.StartTimeout = defaultStartTimeout

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -52,7 +53,13 @@ var harmless = []string{
 	"Waiting for routing to be established",
 	"Metalayer blocking snapshot",
 	"Catchup for stream",
+	"TLS certificate chain and hostname of solicited routes will not be verified", // VerifyConnection does it, or checkTLS has refused the configuration
 }
+
+const handshake = "TLS route handshake error: "
+
+// probes are the ends of handshakes with somebody who looks whether the port is open, or speaks another protocol. Who shows a certificate that is refused, or none, makes an error.
+var probes = []string{"EOF", "tls: first record does not look like a TLS handshake", "connection reset by peer"}
 
 // Warnf is for what the server can live with.
 func (l *natsLogger) Warnf(format string, v ...any) {
@@ -70,8 +77,12 @@ func (l *natsLogger) Warnf(format string, v ...any) {
 func (l *natsLogger) Errorf(format string, v ...any) {
 	message := fmt.Sprintf(format, v...)
 	level := slog.LevelError
-	if strings.HasPrefix(message, "Error trying to connect to route") {
+	_, why, shaking := strings.Cut(message, handshake)
+	switch {
+	case strings.HasPrefix(message, "Error trying to connect to route"):
 		level = slog.LevelWarn // another server that is not there yet, or not any more; it is tried for ever
+	case shaking && slices.ContainsFunc(probes, func(end string) bool { return strings.HasSuffix(why, end) }):
+		level = slog.LevelDebug
 	}
 	l.log.Log(context.Background(), level, "nats server", "message", message)
 }

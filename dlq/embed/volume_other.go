@@ -2,5 +2,5 @@
 
 package embed
 
-// defaultStore is the default limit where the size of a volume cannot be asked.
-func defaultStore(string) int64 { return DefaultMaxStoreBytes }
+// DefaultStoreBytes is the default of Config.MaxStoreBytes where the size of a volume cannot be asked.
+func DefaultStoreBytes(string) int64 { return DefaultMaxStoreBytes }

@@ -3,7 +3,9 @@
 package embed
 
 import (
+	"errors"
 	"math"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,10 +13,16 @@ import (
 // volumeShare is the most that a default limit takes of the volume, in percent.
 const volumeShare = 70
 
-// defaultStore is the default limit, bounded by the size of the volume: not by its free space, which our own letters diminish.
-func defaultStore(dir string) int64 {
+// DefaultStoreBytes is the default of Config.MaxStoreBytes for a directory, which may not have been made yet. The size of the volume bounds it, and not its free space, which the
+// streams themselves diminish. A directory that cannot be looked at counts as on a large volume.
+func DefaultStoreBytes(dir string) int64 {
 	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
+	err := unix.Statfs(dir, &st)
+	for errors.Is(err, unix.ENOENT) && dir != filepath.Dir(dir) {
+		dir = filepath.Dir(dir)
+		err = unix.Statfs(dir, &st)
+	}
+	if err != nil {
 		return DefaultMaxStoreBytes
 	}
 	size := float64(st.Blocks) * float64(st.Bsize)
