@@ -108,26 +108,27 @@ func (c *Client) List(ctx context.Context, kind, namespace string) ([]*controlv1
 
 // Event is one change of a resource.
 type Event struct {
-	// Revision of the change; a Watch may begin after it.
+	// Revision of the change. Resources that one Apply changed have it in common.
 	Revision uint64
+	// ResumeAfter is where another Watch may begin and miss nothing: it begins with the first change of this Revision.
+	ResumeAfter uint64
 	// Resource after the change, or what it was when it is Deleted.
 	Resource *controlv1.Resource
 	Deleted  bool
 }
 
-// Watch yields the changes of a kind after a revision, in order. It resumes by itself after a break and ends when ctx ends, when the caller stops,
+// Watch yields the changes of a kind after a revision, each once and in order. It resumes by itself after a break and ends when ctx ends, when the caller stops,
 // or with an error that is the last thing it yields: one that matches ErrRevisionCompacted asks to List again.
 func (c *Client) Watch(ctx context.Context, kind, namespace string, after uint64) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		stopped := false
+		at, stopped := watchState{complete: after}, false // a second use of the sequence begins again
 		err := follow(ctx, c, true, func(ctx context.Context, conn grpc.ClientConnInterface) (grpc.ServerStreamingClient[controlv1.WatchResourcesResponse], error) {
-			return controlv1.NewAdminServiceClient(conn).WatchResources(ctx, &controlv1.WatchResourcesRequest{Kind: kind, Namespace: namespace, AfterRevision: after})
+			return controlv1.NewAdminServiceClient(conn).WatchResources(ctx, &controlv1.WatchResourcesRequest{Kind: kind, Namespace: namespace, AfterRevision: at.complete})
 		}, func(m *controlv1.WatchResourcesResponse) bool {
-			after = max(after, m.GetRevision())
-			if m.GetResource() == nil {
+			if !at.take(m) {
 				return true
 			}
-			stopped = !yield(Event{Revision: m.GetRevision(), Resource: m.GetResource(), Deleted: m.GetDeleted()}, nil)
+			stopped = !yield(Event{Revision: m.GetRevision(), ResumeAfter: at.complete, Resource: m.GetResource(), Deleted: m.GetDeleted()}, nil)
 			return !stopped
 		})
 		if err != nil && !stopped {

@@ -9,6 +9,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 )
 
 const (
@@ -41,38 +43,51 @@ func call[T any](ctx context.Context, c *Client, rule repeat, do func(context.Co
 	ctx, cancel := c.bind(ctx)
 	defer cancel()
 
-	first := time.Now()
+	if rule == whenUnsent {
+		c.find(ctx)
+	}
+	began := time.Now()
+	var told error // by a router that cannot serve now
 	for try := 0; ; try++ {
-		s := c.servers[c.current.Load()%int64(len(c.servers))]
-		got, err := attempt(ctx, c, rule, s, do)
+		at := c.current.Load()
+		s := c.servers[at%int64(len(c.servers))]
+		sent := false
+		got, err := attempt(context.WithValue(ctx, sentKey{}, &sent), c, rule, s, do)
 		if err == nil {
 			return got, nil
 		}
-		e := fromWire(err)
+		e, dial := fromWire(err), s.lastDialError()
+		if nobodyAnswered(e) && reasonOf(e) != "" {
+			told = e
+		}
 		switch {
 		case errors.Is(err, errSilent) && ctx.Err() == nil: // ask the next
 		case c.over(ctx, e):
-			return zero, c.ended(ctx, e)
+			return zero, c.ended(ctx, either(told, e))
 		case !nobodyAnswered(e):
 			return zero, e
-		case errors.Is(s.lastDialError(), ErrInsecure):
-			return zero, s.lastDialError()
-		case rule == whenUnsent && s.lastDialError() == nil && !refused(e):
-			return zero, c.unreachable(s, e)
+		case sent && rule == whenUnsent && !refused(e):
+			return zero, c.unreachable(nil, e)
+		case !sent && errors.Is(dial, ErrInsecure):
+			return zero, dial
 		}
-		c.current.Add(1)
+		c.leave(at)
 		// Every router is asked once before the first pause.
 		if (try+1)%len(c.servers) != 0 {
 			continue
 		}
-		if time.Since(first) >= c.opts.retryFor || !pause(ctx, try/len(c.servers)) {
+		if time.Since(began) >= c.opts.retryFor || !pause(ctx, try/len(c.servers)) {
 			if ctx.Err() != nil && !errors.Is(context.Cause(ctx), errTimeout) {
-				return zero, c.ended(ctx, e)
+				return zero, c.ended(ctx, either(told, e))
 			}
-			return zero, c.unreachable(s, e)
+			return zero, c.unreachable(dial, either(told, e))
 		}
 	}
 }
+
+// leave makes the next router the current one, instead of that at a place. Of many calls that one router fails, the first goes on for all: each step more would lead away
+// from a router that answers, and back to the one that does not.
+func (c *Client) leave(at int64) { c.current.CompareAndSwap(at, at+1) }
 
 var errTimeout = errors.New("no answer in time")
 
@@ -87,7 +102,7 @@ func attempt[T any](ctx context.Context, c *Client, rule repeat, s *server, do f
 	try, cancel := context.WithTimeout(ctx, tryFor)
 	defer cancel()
 	got, err := do(try, s.conn)
-	if err != nil && try.Err() != nil && ctx.Err() == nil {
+	if err != nil && expired(try, fromWire(err)) && ctx.Err() == nil {
 		return got, errSilent
 	}
 	return got, err
@@ -103,10 +118,14 @@ func (c *Client) bind(ctx context.Context) (context.Context, func()) {
 	}
 }
 
-// over reports whether the call failed because its context, or the client, ended. Routers know the deadline too, and may act on it a moment before the clock
-// here does.
+// over reports whether the call failed because its context, or the client, ended.
 func (c *Client) over(ctx context.Context, err error) bool {
-	if c.life.Err() != nil || ctx.Err() != nil {
+	return c.life.Err() != nil || expired(ctx, err)
+}
+
+// expired reports whether a call failed because ctx ended. Routers know its deadline too, and may act on it a moment before the clock here does: then it waits for that moment.
+func expired(ctx context.Context, err error) bool {
+	if ctx.Err() != nil {
 		return true
 	}
 	var e *Error
@@ -125,6 +144,9 @@ func (c *Client) ended(ctx context.Context, last error) error {
 	}
 	cause := context.Cause(ctx)
 	if errors.Is(cause, errTimeout) || errors.Is(cause, context.DeadlineExceeded) {
+		if reasonOf(last) == ReasonNoQuorum {
+			return last
+		}
 		var e *Error
 		if errors.As(last, &e) && e.Code != codes.DeadlineExceeded && e.Code != codes.Canceled {
 			return &UnreachableError{Targets: c.Targets(), Err: errors.Join(last, context.DeadlineExceeded)}
@@ -134,16 +156,44 @@ func (c *Client) ended(ctx context.Context, last error) error {
 	return cause
 }
 
-func (c *Client) unreachable(s *server, err error) error {
+// unreachable is the error of a call that no router answered, with why the last connection could not be made if that is the reason.
+func (c *Client) unreachable(dial, err error) error {
 	// A router that gave a reason did answer; it only cannot serve now.
-	var e *Error
-	if errors.As(err, &e) && e.Reason != "" {
+	if reasonOf(err) != "" {
 		return err
 	}
-	if dial := s.lastDialError(); dial != nil {
+	if dial != nil {
 		err = dial
 	}
 	return &UnreachableError{Targets: c.Targets(), Err: err}
+}
+
+// either is what a router told, or else err.
+func either(told, err error) error {
+	if told != nil {
+		return told
+	}
+	return err
+}
+
+// reasonOf is the reason that a router gave, or "".
+func reasonOf(err error) Reason {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Reason
+	}
+	return ""
+}
+
+// find asks one router after the other until one answers for the cluster, before a call that is not repeated: the one that was asked last may be paused, or no member any more.
+// Whatever it is answered, the call says what is wrong.
+func (c *Client) find(ctx context.Context) {
+	if len(c.servers) == 1 {
+		return
+	}
+	_, _ = call(ctx, c, whenUnanswered, func(ctx context.Context, conn grpc.ClientConnInterface) (*controlv1.GetResourceResponse, error) {
+		return controlv1.NewAdminServiceClient(conn).GetResource(ctx, &controlv1.GetResourceRequest{Ref: &controlv1.ResourceRef{Kind: "Pipeline", Namespace: "default", Name: "anybody"}})
+	})
 }
 
 // nobodyAnswered reports whether another router, or the same one later, may answer instead.
@@ -153,7 +203,7 @@ func nobodyAnswered(err error) bool {
 		return false
 	}
 	switch e.Reason {
-	case ReasonNotLeader, ReasonNoQuorum:
+	case ReasonNotLeader, ReasonNoQuorum, ReasonNothingKnown, ReasonRemoved:
 		return true
 	case "":
 		// Nobody here cancelled it, so the router did, as it stopped.
@@ -166,7 +216,7 @@ func nobodyAnswered(err error) bool {
 // refused reports whether a router said that it did not carry the call out.
 func refused(err error) bool {
 	var e *Error
-	return errors.As(err, &e) && e.Reason == ReasonNotLeader
+	return errors.As(err, &e) && (e.Reason == ReasonNotLeader || e.Reason == ReasonRemoved)
 }
 
 // pause waits a random part of an exponentially growing time; false when ctx ended first.
@@ -188,24 +238,32 @@ func follow[T any](ctx context.Context, c *Client, endless bool, open func(conte
 	ctx, cancel := c.bind(ctx)
 	defer cancel()
 	last, round := time.Now(), 0
+	var told error // by a router that cannot serve now
 	for {
-		s := c.servers[c.current.Load()%int64(len(c.servers))]
+		if !endless {
+			c.find(ctx)
+		}
+		at := c.current.Load()
+		s := c.servers[at%int64(len(c.servers))]
 		err := receive(ctx, s, open, func(msg *T) bool {
 			last, round = time.Now(), 0
 			return each(msg)
 		})
+		if nobodyAnswered(err) && reasonOf(err) != "" {
+			told = err
+		}
 		switch {
 		case errors.Is(err, errEnough), errors.Is(err, io.EOF) && !endless:
 			return nil
 		case c.over(ctx, err):
-			return c.ended(ctx, err)
+			return c.ended(ctx, either(told, err))
 		case !errors.Is(err, io.EOF) && (!nobodyAnswered(err) || errors.Is(s.lastDialError(), ErrInsecure)):
 			return err
 		case !endless && time.Since(last) >= c.opts.retryFor:
-			return c.unreachable(s, err)
+			return c.unreachable(s.lastDialError(), either(told, err))
 		}
 		c.opts.logger.Debug("stream broke off", "router", s.target, "err", err)
-		c.current.Add(1)
+		c.leave(at)
 		if !pause(ctx, round) {
 			return c.ended(ctx, err)
 		}

@@ -79,10 +79,10 @@ func change[T any](ctx context.Context, c *Client, do func(context.Context, grpc
 	}
 }
 
-// outcome is the error of a change of which a try was lost: unless a later one was answered, it may have been made.
+// outcome is the error of a change of which a try was lost: unless a later one was answered, it may have been made. For want of room a router refuses before it looks.
 func outcome(lost bool, err error) error {
 	var e *Error
-	answered := errors.As(err, &e) && !errors.Is(err, ErrUnreachable) && !nobodyAnswered(e)
+	answered := errors.As(err, &e) && !errors.Is(err, ErrUnreachable) && !errors.Is(err, ErrLowDisk) && !nobodyAnswered(e)
 	if err == nil || answered || !lost {
 		return err
 	}

@@ -23,7 +23,9 @@ type ledger struct {
 	made     int
 	lowest   uint64
 	// lose says of the nth change that arrives that its answer is lost.
-	lose  func(n int) bool
+	lose func(n int) bool
+	// low says of the nth change that arrives that there is no room for it.
+	low   func(n int) bool
 	heard int
 	ended []uint64
 	// wait is called for each change before it is made.
@@ -56,6 +58,9 @@ func (l *ledger) DeleteResource(_ context.Context, req *controlv1.DeleteResource
 	defer l.mu.Unlock()
 	l.heard++
 	c := req.GetCommand()
+	if l.low != nil && l.low(l.heard) {
+		return nil, refusal(codes.ResourceExhausted, client.ReasonLowDisk, "the disk is nearly full")
+	}
 	made := l.sessions[c.GetClientSession()]
 	if made == nil {
 		return nil, refusal(codes.FailedPrecondition, client.ReasonClientSessionEnded, "ended")
@@ -190,5 +195,18 @@ func TestChanges_OneThatWasSentAndNotAnsweredIsOfUnknownOutcome(t *testing.T) {
 	nobody := dial(t, []string{"127.0.0.1:1"}, client.WithRetryFor(100*time.Millisecond))
 	if err := nobody.Delete(t.Context(), "Source", "default", "a"); errors.Is(err, client.ErrOutcomeUnknown) || !errors.Is(err, client.ErrUnreachable) {
 		t.Errorf("a change that reached nobody ended with: %v", err)
+	}
+}
+
+// A router that has no room says nothing of what became of a try that it, or another one, has taken before.
+func TestChanges_AFullDiskAfterALostAnswerLeavesTheOutcomeUnknown(t *testing.T) {
+	l := &ledger{lose: func(n int) bool { return n == 1 }, low: func(n int) bool { return n == 2 }}
+	c := dial(t, []string{serveAdmin(t, l)})
+	if err := c.Delete(t.Context(), "Source", "default", "a"); !errors.Is(err, client.ErrOutcomeUnknown) || !errors.Is(err, client.ErrLowDisk) || l.made != 1 {
+		t.Errorf("a change that was made %d times ended with: %v", l.made, err)
+	}
+	l.low = func(int) bool { return true }
+	if err := c.Delete(t.Context(), "Source", "default", "b"); errors.Is(err, client.ErrOutcomeUnknown) || !errors.Is(err, client.ErrLowDisk) {
+		t.Errorf("a change that was refused at once ended with: %v", err)
 	}
 }

@@ -62,6 +62,12 @@ func (r *router) serve(t *testing.T, address string, opts ...grpc.ServerOption) 
 	return serveAt(t, address, r, r, r, opts...)
 }
 
+// serveOn starts the router on a listener, which it closes, and returns its address.
+func (r *router) serveOn(t *testing.T, lis net.Listener, opts ...grpc.ServerOption) string {
+	t.Helper()
+	return serveOn(t, lis, r, r, r, opts...)
+}
+
 // serveAdmin starts a server of the admin service alone.
 func serveAdmin(t *testing.T, admin controlv1.AdminServiceServer) string {
 	t.Helper()
@@ -77,6 +83,13 @@ func serveAt(
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveOn(t, lis, admin, letters, sidecars, opts...)
+}
+
+func serveOn(
+	t *testing.T, lis net.Listener, admin controlv1.AdminServiceServer, letters controlv1.DeadLetterServiceServer, sidecars controlv1.SidecarCoordinatorServer, opts ...grpc.ServerOption,
+) string {
+	t.Helper()
 	srv := grpc.NewServer(opts...)
 	controlv1.RegisterAdminServiceServer(srv, admin)
 	controlv1.RegisterDeadLetterServiceServer(srv, letters)
@@ -157,6 +170,21 @@ func TestClient_RepeatsUntilARouterLeads(t *testing.T) {
 	}
 }
 
+func TestClient_AsksTheNextAtOnceWhenARouterCannotAnswer(t *testing.T) {
+	for _, reason := range []client.Reason{client.ReasonRemoved, client.ReasonNothingKnown} {
+		first := &router{list: func(int64) (*controlv1.ListResourcesResponse, error) {
+			return nil, refusal(codes.Unavailable, reason, "not here")
+		}}
+		c := dial(t, []string{first.serve(t, "127.0.0.1:0"), (&router{list: okList}).serve(t, "127.0.0.1:0")})
+		if _, _, err := c.List(t.Context(), "Pipeline", ""); err != nil {
+			t.Errorf("%s: %v", reason, err)
+		}
+		if n := first.calls.Load(); n != 1 {
+			t.Errorf("%s: the router was asked %d times, want 1", reason, n)
+		}
+	}
+}
+
 func TestClient_SaysWhoDidNotAnswerAndWhy(t *testing.T) {
 	address := deadAddress(t)
 	c := dial(t, []string{address}, client.WithRetryFor(0))
@@ -233,53 +261,6 @@ func TestClient_CancelIsReturnedAsSuch(t *testing.T) {
 	cancel()
 	if _, _, err := c.List(ctx, "Pipeline", ""); !errors.Is(err, context.Canceled) {
 		t.Fatalf("error %v does not match context.Canceled", err)
-	}
-}
-
-func TestWatch_ResumesBehindTheLastChange(t *testing.T) {
-	change := func(revision uint64) *controlv1.WatchResourcesResponse {
-		return &controlv1.WatchResourcesResponse{Revision: revision, Resource: &controlv1.Resource{Name: "p"}}
-	}
-	var asked []uint64
-	r := &router{watch: func(call int64, req *controlv1.WatchResourcesRequest, send func(*controlv1.WatchResourcesResponse) error) error {
-		asked = append(asked, req.GetAfterRevision())
-		if call == 1 {
-			return errors.Join(send(change(6)), send(change(8)), errGone)
-		}
-		if err := send(change(9)); err != nil {
-			return err
-		}
-		return nil // a router that ends the stream is no reason to stop watching
-	}}
-	c := dial(t, []string{r.serve(t, "127.0.0.1:0")})
-	var got []uint64
-	for e, err := range c.Watch(t.Context(), "Pipeline", "", 5) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got = append(got, e.Revision); len(got) == 4 {
-			break
-		}
-	}
-	if diff := cmp.Diff([]uint64{6, 8, 9, 9}, got); diff != "" {
-		t.Error(diff)
-	}
-	if diff := cmp.Diff([]uint64{5, 8, 9}, asked); diff != "" {
-		t.Error(diff)
-	}
-}
-
-func TestWatch_EndsWithARefusal(t *testing.T) {
-	r := &router{watch: func(int64, *controlv1.WatchResourcesRequest, func(*controlv1.WatchResourcesResponse) error) error {
-		return refusal(codes.OutOfRange, client.ReasonRevisionCompacted, "too old")
-	}}
-	c := dial(t, []string{r.serve(t, "127.0.0.1:0")})
-	var last error
-	for _, err := range c.Watch(t.Context(), "Pipeline", "", 5) {
-		last = err
-	}
-	if !errors.Is(last, client.ErrRevisionCompacted) {
-		t.Fatalf("error %v does not match ErrRevisionCompacted", last)
 	}
 }
 

@@ -39,6 +39,8 @@ const (
 	ReasonLowDisk                Reason = "LOW_DISK"
 	ReasonDuplicateID            Reason = "DUPLICATE_ID"
 	ReasonBusy                   Reason = "BUSY"
+	ReasonNothingKnown           Reason = "NOTHING_KNOWN"
+	ReasonRemoved                Reason = "REMOVED"
 )
 
 // The errors that callers branch on, with errors.Is.
@@ -81,6 +83,10 @@ var (
 	ErrDuplicateID = errors.New("the id belongs to another sidecar")
 	// ErrBusy is returned when the routers have too much to do at the moment; the *Error says when to come again.
 	ErrBusy = errors.New("the routers are busy")
+	// ErrNothingKnown is returned for a stale read when no router that answers has learned anything since its start.
+	ErrNothingKnown = errors.New("the router knows nothing yet")
+	// ErrRemoved is returned when the only routers that answer were removed from the cluster: ask those that are left.
+	ErrRemoved = errors.New("the router was removed from the cluster")
 	// ErrUnreachable is returned when no router answered.
 	ErrUnreachable = errors.New("no router answered")
 	// ErrDenied is returned when the router does not know the caller or does not let it do this.
@@ -111,6 +117,8 @@ var sentinels = map[Reason]error{
 	ReasonLowDisk:                ErrLowDisk,
 	ReasonDuplicateID:            ErrDuplicateID,
 	ReasonBusy:                   ErrBusy,
+	ReasonNothingKnown:           ErrNothingKnown,
+	ReasonRemoved:                ErrRemoved,
 }
 
 // byCode serves answers that carry no reason, such as those of a proxy or of a router that does not know a method.
@@ -141,6 +149,18 @@ type Error struct {
 	Violations []Violation
 	// RetryAfter is how long the router wants not to be asked again; 0 when it does not say.
 	RetryAfter time.Duration
+}
+
+// maxRetryAfter bounds what a router may ask for.
+const maxRetryAfter = time.Minute
+
+// RetryAfter returns how long the router that refused a call does not want to be asked again: a minute at most, and 0 for an error that does not say.
+func RetryAfter(err error) time.Duration {
+	var refusal *Error
+	if !errors.As(err, &refusal) {
+		return 0
+	}
+	return min(refusal.RetryAfter, maxRetryAfter)
 }
 
 // Violation is one thing that is wrong with a request.

@@ -5,12 +5,14 @@ import (
 	"os"
 	"regexp"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/conveyor-etl/conveyor/client"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
@@ -47,6 +49,8 @@ var reasons = map[client.Reason]error{
 	client.ReasonLowDisk:                client.ErrLowDisk,
 	client.ReasonDuplicateID:            client.ErrDuplicateID,
 	client.ReasonBusy:                   client.ErrBusy,
+	client.ReasonNothingKnown:           client.ErrNothingKnown,
+	client.ReasonRemoved:                client.ErrRemoved,
 }
 
 func TestErrors_EveryReasonComesBackAsItsOwnError(t *testing.T) {
@@ -98,6 +102,24 @@ func TestErrors_ViolationsAreKept(t *testing.T) {
 	}
 	if got, want := e.Error(), "1 fault\n  [CV0107] spec.steps[1]: unknown"; got != want {
 		t.Errorf("Error() = %q, want %q", got, want)
+	}
+}
+
+func TestErrors_SayWhenToComeAgain(t *testing.T) {
+	var delay time.Duration
+	r := &router{list: func(int64) (*controlv1.ListResourcesResponse, error) {
+		return nil, refusal(codes.ResourceExhausted, client.ReasonBusy, "busy", &errdetails.RetryInfo{RetryDelay: durationpb.New(delay)})
+	}}
+	c := dial(t, []string{r.serve(t, "127.0.0.1:0")})
+	for _, tt := range []struct{ says, want time.Duration }{{0, 0}, {2 * time.Second, 2 * time.Second}, {time.Hour, time.Minute}} {
+		delay = tt.says
+		_, _, err := c.List(t.Context(), "Pipeline", "")
+		if got := client.RetryAfter(err); got != tt.want {
+			t.Errorf("a router that says %v: come again after %v, want %v (%v)", tt.says, got, tt.want, err)
+		}
+	}
+	if got := client.RetryAfter(client.ErrUnreachable); got != 0 {
+		t.Errorf("where nobody said anything: %v", got)
 	}
 }
 

@@ -20,18 +20,26 @@ const (
 	outcomeUnknown = "unknown"
 )
 
-type lostKey struct{}
+type (
+	lostKey struct{}
+	// sentKey is of a bool that is set when a call may have reached a router.
+	sentKey struct{}
+)
 
 // observed returns a context under which lost is set when a router may have carried a call out without an answer.
 func observed(ctx context.Context, lost *bool) context.Context {
 	return context.WithValue(ctx, lostKey{}, lost)
 }
 
-// observe learns from a call where the leader is, and whether its answer was lost.
+// observe learns from a call whether it was sent, where the leader is, and whether its answer was lost. A peer is known of a call that was given to a connection; what
+// the connections of other calls do says nothing of this one.
 func (c *Client) observe(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	var at peer.Peer
 	var trailer metadata.MD
 	err := invoke(ctx, method, req, reply, conn, append(slices.Clip(opts), grpc.Peer(&at), grpc.Trailer(&trailer))...)
+	if sent, ok := ctx.Value(sentKey{}).(*bool); ok {
+		*sent = at.Addr != nil
+	}
 	if lost, ok := ctx.Value(lostKey{}).(*bool); ok && at.Addr != nil && unanswered(err) {
 		*lost = true
 	}

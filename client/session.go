@@ -116,7 +116,7 @@ func (c *Client) OpenReplays(ctx context.Context, session *controlv1.Session) (*
 	}
 	if err != nil {
 		end()
-		return nil, wrap("open replays", c.unreachable(s, fromWire(err)))
+		return nil, wrap("open replays", c.unreachable(s.lastDialError(), fromWire(err)))
 	}
 	return &Replays{stream: stream, end: end}, nil
 }
