@@ -1,9 +1,11 @@
 package router_test
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -109,6 +111,9 @@ func TestWatchResources_TellsEveryChangeInOrderAfterARevision(t *testing.T) {
 		}
 		last = m.GetRevision()
 		got += fmt.Sprintf("%s %s %v\n", m.GetResource().GetName(), spec(m.GetResource().GetManifest()), m.GetDeleted())
+		if m, err = stream.Recv(); err != nil || m.GetResource() != nil || m.GetRevision() != last {
+			t.Fatalf("after the last change of revision %d came %v, error %v", last, m, err)
+		}
 	}
 	want := "a {\"connector\":{\"type\":\"file\"}} false\na {\"connector\":{\"type\":\"kafka\"}} false\na {\"connector\":{\"type\":\"kafka\"}} true\n"
 	if got != want {
@@ -119,6 +124,37 @@ func TestWatchResources_TellsEveryChangeInOrderAfterARevision(t *testing.T) {
 		_, err = stream.Recv()
 	}
 	mustRefuse(t, err, "REVISION_COMPACTED")
+}
+
+func TestWatchResources_SaysWhenARevisionIsComplete(t *testing.T) {
+	n := start(t, testConfig(t.TempDir()))
+	list, err := n.admin.ListResources(t.Context(), &controlv1.ListResourcesRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.apply(source("a", "file"), sink("x", "localhost:1"), source("b", "file"), source("c", "file"), sink("y", "localhost:1"))
+	n.apply(sink("z", "localhost:1"))
+	n.apply(source("d", "file"))
+	stream, err := n.admin.WatchResources(t.Context(), &controlv1.WatchResourcesRequest{Kind: "Source", AfterRevision: list.GetRevision()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := ""
+	var revisions []uint64
+	for range 6 {
+		m, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		revisions = append(revisions, m.GetRevision())
+		got += cmp.Or(m.GetResource().GetName(), "|")
+	}
+	if got != "abc|d|" {
+		t.Errorf("got %s", got)
+	}
+	if len(slices.Compact(slices.Clone(revisions))) != 2 || !slices.IsSorted(revisions) {
+		t.Errorf("two changes were told of as of the revisions %d", revisions)
+	}
 }
 
 func TestRegister_RefusesWhatItCannotKeep(t *testing.T) {

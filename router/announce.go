@@ -32,7 +32,7 @@ func (r *Router) tendRouters(ctx context.Context) error {
 	tick := time.NewTicker(announceEvery)
 	defer tick.Stop()
 	said := ""
-	for {
+	for !r.removed.Load() {
 		err := r.correctAddress(ctx)
 		if err == nil {
 			err = r.announce(ctx)
@@ -50,6 +50,7 @@ func (r *Router) tendRouters(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+	return nil
 }
 
 // correctAddress is for the leader: a router that was founded alone may have an address by which nobody else reaches it.
@@ -78,7 +79,9 @@ func (r *Router) correctAddress(ctx context.Context) error {
 
 // announce tells the leader of this router, unless it knows already.
 func (r *Router) announce(ctx context.Context) error {
-	own := &statepb.Router{ServerId: r.store.ServerID(), LettersAddress: r.lettersAddress(), Version: version.Get().Version, FeatureLevel: state.FeatureLevel}
+	own := &statepb.Router{
+		ServerId: r.store.ServerID(), LettersAddress: r.lettersAddress(), LettersBytes: uint64(r.lettersRoom), Version: version.Get().Version, FeatureLevel: state.FeatureLevel,
+	}
 	if proto.Equal(r.machine.View().Routers[own.GetServerId()], own) {
 		return nil
 	}
@@ -92,13 +95,14 @@ func (r *Router) announce(ctx context.Context) error {
 	if leader.address == "" {
 		return nil // there is nobody to tell
 	}
-	conn, err := r.dial(leader.address)
+	conn, err := r.dial(leader.id, leader.address)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
 	_, err = controlv1.NewRouterServiceClient(conn).Announce(ctx, &controlv1.AnnounceRequest{
 		ServerId: own.GetServerId(), LettersAddress: own.GetLettersAddress(), Version: own.GetVersion(), FeatureLevel: own.GetFeatureLevel(),
+		LettersBytes: own.GetLettersBytes(),
 	})
 	if err != nil {
 		return fmt.Errorf("announce this router to router %s: %w", leader.id, err)

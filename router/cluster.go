@@ -24,7 +24,7 @@ const (
 
 func (r *Router) forwarding() forward.Config {
 	return forward.Config{
-		Cluster: cluster{r}, Own: api.Own, Dial: r.dial, Outgoing: auth.Forward, Patience: patience, Logger: r.logger,
+		Cluster: cluster{r}, Own: api.Own, Dial: r.dial, Outgoing: auth.Forward, Gone: r.gone, Patience: patience, Logger: r.logger,
 		NoLeader:  func() error { return api.NoQuorum(r.whyNoLeader()) },
 		NotLeader: api.NotLeader, NotReached: api.LeaderNotReached, Lost: api.LeaderLost,
 	}
@@ -111,8 +111,17 @@ func (r *Router) handOver() {
 	}
 }
 
+// follows reports whether this router is a member, by the newest list that it has, and has caught up with another one that leads since it was started.
+func (r *Router) follows() bool {
+	servers, err := r.store.Servers()
+	return err == nil && lists(servers, r.store.ServerID()) && r.leader().address != "" && r.store.StaleRead().Known
+}
+
 // checkLeader is a check of the ops port.
 func (r *Router) checkLeader(ctx context.Context) error {
+	if r.removed.Load() {
+		return errors.New(removedAdvice)
+	}
 	select {
 	case <-r.ready:
 	default:

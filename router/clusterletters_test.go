@@ -1,9 +1,12 @@
 package router_test
 
 import (
+	"errors"
 	"testing"
 
+	"github.com/conveyor-etl/conveyor/dlq"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+	"github.com/conveyor-etl/conveyor/router"
 )
 
 // awaitStored stores a letter at a router, as often as it takes.
@@ -33,6 +36,9 @@ func TestCluster_LettersOutliveTheRouterThatStoredThem(t *testing.T) {
 	store := func(id string) { a.awaitStored(f.node, id) }
 	store("r1")
 	lost := c.leader()
+	if lost == f { // it has come to lead meanwhile
+		f = c.follower()
+	}
 	lost.stop()
 	store("r2")
 	store("r1") // is recognised, although another router stored it
@@ -63,5 +69,21 @@ func TestCluster_LettersAreThereAfterTheirPortsHaveChanged(t *testing.T) {
 	f.register("a", both...).awaitStored(f.node, "after")
 	if n := len(f.list(everything)); n != 2 {
 		t.Errorf("%d letters", n)
+	}
+}
+
+func TestLetters_AMarkIsSavedOnceAndRefusedWhenAnotherStoreHasSaved(t *testing.T) {
+	mark := router.LetterMark(start(t, testConfig(t.TempDir())).router)
+	for _, save := range []struct {
+		version uint64
+		mark    string
+		refused bool
+	}{{1, "a", false}, {1, "a", false}, {1, "b", true}, {3, "c", true}, {2, "b", false}, {1, "a", true}} {
+		if err := mark.Save(t.Context(), []byte(save.mark), save.version); (err != nil) != save.refused || errors.Is(err, dlq.ErrSuperseded) != save.refused {
+			t.Errorf("version %d, %s: %v", save.version, save.mark, err)
+		}
+	}
+	if b, err := mark.Load(t.Context()); string(b) != "b" || err != nil {
+		t.Errorf("the mark is %q, %v", b, err)
 	}
 }

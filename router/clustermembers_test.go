@@ -2,6 +2,7 @@ package router_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -141,9 +142,13 @@ func TestCluster_AWipedDiskComesBackAsANewRouterWithoutAVote(t *testing.T) {
 	if _, err := l.admin.RemoveRouter(t.Context(), &controlv1.RemoveRouterRequest{Id: old}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.admin.AddRouter(t.Context(), &controlv1.AddRouterRequest{Address: f.conn.Target()}); err != nil {
-		t.Fatal(err)
-	}
+	await(t, func() string { // the servers of letters forget the old one first
+		_, err := l.admin.AddRouter(t.Context(), &controlv1.AddRouterRequest{Address: f.conn.Target()})
+		if err != nil && !strings.Contains(err.Error(), "have not yet forgotten router "+old) {
+			t.Fatal(err)
+		}
+		return differs(err, nil)
+	})
 	f.awaitReady()
 }
 
@@ -161,5 +166,54 @@ func TestCluster_RefusesToLoseItsMajority(t *testing.T) {
 		if !strings.Contains(err.Error(), "no majority") {
 			t.Errorf("it says %v", err)
 		}
+	}
+}
+
+func TestCluster_ANumberBelongsToOneRouter(t *testing.T) {
+	c := startCluster(t, 3)
+	l := c.leader()
+	peers := slices.Clone(c.peers)
+	again := c.join("2")
+	peers[1] = c.peers[len(c.peers)-1]
+	again.cfg.Peers = peers
+	again.start()
+	await(t, func() string {
+		_, err := l.admin.AddRouter(t.Context(), &controlv1.AddRouterRequest{Address: again.conn.Target()})
+		if reason(err) != "CONFLICT" || !strings.Contains(err.Error(), "another RAFT_NODE_ID") {
+			return fmt.Sprint("added: ", err)
+		}
+		return ""
+	})
+	if n := len(l.info().GetServers()); n != 3 {
+		t.Errorf("the cluster has %d routers", n)
+	}
+}
+
+func TestCluster_LeadershipIsNotHandedToARouterThatCannotTakeIt(t *testing.T) {
+	c := startCluster(t, 3)
+	l, f := c.leader(), c.follower()
+	down, leads := f.serverID(), l.info().GetLeaderId()
+	four := c.join("4")
+	four.cfg.Peers = c.peers
+	four.start()
+	var learner string
+	await(t, func() string {
+		added, err := l.admin.AddRouter(t.Context(), &controlv1.AddRouterRequest{Address: four.conn.Target()})
+		learner = added.GetServer().GetId()
+		return differs(err, nil)
+	})
+	_, err := l.admin.TransferLeadership(t.Context(), &controlv1.TransferLeadershipRequest{To: learner})
+	mustRefuse(t, err, "CONFLICT")
+	if !strings.Contains(err.Error(), "does not vote") {
+		t.Errorf("a learner: %v", err)
+	}
+	f.stop()
+	_, err = l.admin.TransferLeadership(t.Context(), &controlv1.TransferLeadershipRequest{To: down})
+	mustRefuse(t, err, "ROUTER_UNREACHABLE")
+	if want := fmt.Sprintf("router %s at %s does not answer", down, f.conn.Target()); !strings.Contains(err.Error(), want) {
+		t.Errorf("a router that is down: %v, want %s", err, want)
+	}
+	if got := l.info().GetLeaderId(); got != leads {
+		t.Errorf("router %s leads now, and %s did", got, leads)
 	}
 }

@@ -24,7 +24,7 @@ type Config struct {
 	// Peers lists the routers of the cluster as host:port, this one included; the position in the list, from 1, is NodeID, unless an entry says it: 3=host:port.
 	// They found the cluster once, when all of them run with empty data directories; a router with an empty one that meets a cluster waits to be added to it.
 	// Empty, or this router alone, founds a cluster of one. It can be given others after it was started again with them in the list.
-	Peers env.Peers `env:"RAFT_PEERS" flag:"raft-peers" desc:"routers of the cluster, host:port,... in the order of their numbers; empty founds a cluster of one"`
+	Peers env.Peers `env:"RAFT_PEERS" flag:"raft-peers" desc:"routers of the cluster, host:port,... in the order of their numbers, or number=host:port,...; empty founds a cluster of one"`
 	// DataDir holds everything the router keeps: raft/ (log, snapshots, identity), dead-letters/ (the dead-letter store) and LOCK. One process at a time.
 	DataDir string `env:"DATA_DIR" flag:"data-dir" default:"./data" desc:"directory of the router's state"`
 	// RaftLog is how the log of the replicated state lies on the disk: bbolt or wal. Empty means as it does already, and bbolt in a new directory.
@@ -154,7 +154,7 @@ func (c *Config) validatePeers(fault func(string, ...any)) {
 	self, listed := c.self()
 	switch {
 	case len(c.Peers) > 0 && !listed:
-		fault("RAFT_PEERS: does not list this router, whose RAFT_NODE_ID is %d: list all routers of the cluster, this one included", c.NodeID)
+		fault("RAFT_PEERS: does not list this router, whose RAFT_NODE_ID is %d: list all routers of the cluster, this one included, and where numbers are left out as number=host:port", c.NodeID)
 	case listed && c.AdvertiseAddress != "" && c.AdvertiseAddress != self.Address.String():
 		fault("ADVERTISE_ADDRESS: %s is not what RAFT_PEERS says of router %d, %s", c.AdvertiseAddress, c.NodeID, self.Address)
 	}

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/conveyor-etl/conveyor/internal/rpc"
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience bounds every wait: it only keeps a broken test from hanging.
-const patience = 30 * time.Second
+const patience = 60 * time.Second
 
 // node is a running router and a client of it.
 type node struct {
@@ -218,35 +219,50 @@ func (n *node) register(id string, endpoints ...*controlv1.Endpoint) *sidecar {
 // registerOn registers a sidecar of some machine.
 func (n *node) registerOn(host, id string, endpoints ...*controlv1.Endpoint) *sidecar {
 	n.t.Helper()
-	resp, err := n.coord.Register(n.t.Context(), &controlv1.RegisterRequest{
-		SidecarId: id, Address: "127.0.0.1:9091", HostName: host, HostAddresses: []string{"192.0.2.1"}, Version: "test", Endpoints: endpoints,
+	var resp *controlv1.RegisterResponse
+	await(n.t, func() string { // sidecars come again when a leader is lost meanwhile
+		var err error
+		resp, err = n.coord.Register(n.t.Context(), &controlv1.RegisterRequest{
+			SidecarId: id, Address: "127.0.0.1:9091", HostName: host, HostAddresses: []string{"192.0.2.1"}, Version: "test", Endpoints: endpoints,
+		})
+		if err != nil && status.Code(err) != codes.Unavailable {
+			n.t.Fatal(err)
+		}
+		return differs(err, nil)
 	})
-	if err != nil {
-		n.t.Fatal(err)
-	}
 	ctx, cancel := context.WithCancel(n.t.Context())
 	s := &sidecar{node: n, id: id, session: resp.GetSession(), key: resp.GetAssignmentKey(), cancel: cancel, done: make(chan struct{})}
-	stream, err := n.coord.WatchAssignments(ctx, &controlv1.WatchAssignmentsRequest{Session: s.session})
-	if err != nil {
-		n.t.Fatal(err)
-	}
 	go func() {
 		defer close(s.done)
-		for {
-			m, err := stream.Recv()
+		// A leader that is lost ends its streams, and sidecars open others.
+		for again := true; again && ctx.Err() == nil; <-time.After(10 * time.Millisecond) {
+			err := s.watch(ctx)
 			s.mu.Lock()
-			if err != nil {
-				s.watched = err
-				s.mu.Unlock()
-				return
-			}
-			s.state = m.GetAssignments()
-			s.sets++
+			s.watched = err
 			s.mu.Unlock()
+			again = status.Code(err) == codes.Unavailable
 		}
 	}()
 	n.t.Cleanup(func() { cancel(); <-s.done })
 	return s
+}
+
+// watch takes assignments until the stream ends.
+func (s *sidecar) watch(ctx context.Context) error {
+	stream, err := s.node.coord.WatchAssignments(ctx, &controlv1.WatchAssignmentsRequest{Session: s.session}, grpc.WaitForReady(true))
+	if err != nil {
+		return err
+	}
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		s.state = m.GetAssignments()
+		s.sets++
+		s.mu.Unlock()
+	}
 }
 
 func (s *sidecar) assignments() []*controlv1.Assignment {
@@ -306,10 +322,16 @@ func (s *sidecar) end(completed bool, all ...*controlv1.Assignment) {
 // open reports all assigned stages as open.
 func (s *sidecar) open(lanes ...*controlv1.LaneReport) {
 	s.t.Helper()
+	s.report(true, lanes...)
+}
+
+// report tells of all assigned stages that they are open, or are not.
+func (s *sidecar) report(open bool, lanes ...*controlv1.LaneReport) {
+	s.t.Helper()
 	req := &controlv1.HeartbeatRequest{Session: s.session, Lanes: lanes}
 	for _, a := range s.assignments() {
 		req.Stages = append(req.Stages, &controlv1.StageReport{
-			Pipeline: a.GetPipeline(), Generation: a.GetGeneration(), Status: &controlv1.StageStatus{Name: a.GetStage(), Open: true},
+			Pipeline: a.GetPipeline(), Generation: a.GetGeneration(), Status: &controlv1.StageStatus{Name: a.GetStage(), Open: open},
 		})
 	}
 	if _, err := s.coord.Heartbeat(s.t.Context(), req); err != nil {

@@ -51,7 +51,8 @@ func TestRouter_WhoeverComesAndGoesLeavesNothing(t *testing.T) {
 			return ""
 		})
 	}
-	const warm, turns, slack = 10, 200, 5
+	// A turn leaves its commands in the log of events, which is bounded, and nothing else.
+	const warm, turns, slack, perTurn = 10, 200, 5, 16 << 10
 	for i := range warm {
 		turn(i)
 	}
@@ -61,6 +62,7 @@ func TestRouter_WhoeverComesAndGoesLeavesNothing(t *testing.T) {
 		goroutines, files = runtime.NumGoroutine(), openFiles(t)
 		return differs(fmt.Sprint(was), fmt.Sprint(goroutines))
 	})
+	before := heap()
 	for i := range turns {
 		turn(warm + i)
 	}
@@ -70,6 +72,23 @@ func TestRouter_WhoeverComesAndGoesLeavesNothing(t *testing.T) {
 		}
 		return ""
 	})
+	await(t, func() string {
+		grown := int64(heap()) - int64(before)
+		t.Logf("after %d turns the heap has grown by %d bytes", turns, grown)
+		if grown > turns*perTurn {
+			return fmt.Sprintf("after %d turns the heap has grown by %d bytes", turns, grown)
+		}
+		return ""
+	})
+}
+
+// heap is what is in use after everything that is not was collected.
+func heap() uint64 {
+	runtime.GC()
+	runtime.GC() // what finalizers and pools kept through the first
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 // openFiles is how many this process has, or 0 where the system does not say.

@@ -54,6 +54,14 @@ func (r *Router) registerMetrics() error {
 	var errs []error
 	for _, c := range []prometheus.Collector{
 		r.calls,
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "conveyor_router_connections_refused_total", Help: "Connections closed at once because there were too many."}, func() float64 {
+			select {
+			case <-r.ready:
+				return float64(r.server.Refused())
+			default:
+				return 0
+			}
+		}),
 		gauge("conveyor_router_leader", "1 while this router leads its cluster.", func() float64 {
 			if r.store.Leadership().Leader {
 				return 1
@@ -75,6 +83,11 @@ func (r *Router) registerMetrics() error {
 		gauge("conveyor_router_stages_unassigned", "Stages that no sidecar can run now.", func() float64 { return float64(r.controller.Unplaced()) }),
 	} {
 		errs = append(errs, r.registry.Register(c))
+	}
+	if r.certs != nil {
+		errs = append(errs, r.registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "conveyor_router_certificate_end_timestamp_seconds", Help: "When the certificate in use ends, or the authority that vouches for it.",
+		}, func() float64 { return float64(r.certs.End().Unix()) })))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("register metrics: %w", err)

@@ -1,9 +1,13 @@
 package router_test
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	conveyorv1 "github.com/conveyor-etl/conveyor/protos/conveyor/v1"
@@ -99,7 +103,7 @@ func TestCheckpoints_AreFencedAndNeverGoBack(t *testing.T) {
 		fenced   = controlv1.CheckpointResult_CHECKPOINT_RESULT_FENCED
 		stale    = controlv1.CheckpointResult_CHECKPOINT_RESULT_STALE
 	)
-	older := &controlv1.Assignment{Pipeline: in.GetPipeline(), Stage: "in", Generation: in.GetGeneration(), Epoch: &conveyorv1.Epoch{Incarnation: 1, Index: in.GetEpoch().GetIndex() - 1}}
+	older := &controlv1.Assignment{Pipeline: in.GetPipeline(), Stage: "in", Generation: in.GetGeneration(), Epoch: &conveyorv1.Epoch{Incarnation: in.GetEpoch().GetIncarnation(), Index: in.GetEpoch().GetIndex() - 1}}
 	earlier := &controlv1.Assignment{Pipeline: in.GetPipeline(), Stage: "in", Generation: in.GetGeneration() + 1, Epoch: in.GetEpoch()}
 	for i, step := range []struct {
 		a        *controlv1.Assignment
@@ -364,4 +368,86 @@ func TestPipeline_DeadLetterSinkIsAPairOfStagesThatEndsLast(t *testing.T) {
 	}
 	a.end(true, a.stage("dlq"), a.stage("bad"))
 	n.awaitPhase("p", controlv1.Phase_PHASE_COMPLETED)
+}
+
+// Services go on while a cluster is founded anew beside them, and refuse whoever seems to be an owner of the past.
+func TestRouter_OwnersInAClusterThatIsFoundedLaterAreNewerThanThoseOfAnEarlierOne(t *testing.T) {
+	var epochs []*conveyorv1.Epoch
+	for range 2 {
+		n := start(t, testConfig(t.TempDir()))
+		n.apply(simple...)
+		epochs = append(epochs, n.register("a", both...).stage("out").GetEpoch())
+		second := time.Now().Unix()
+		await(t, func() string { // clusters are told apart by the second
+			if time.Now().Unix() == second {
+				return "it is the same second still"
+			}
+			return ""
+		})
+	}
+	if first, later := epochs[0].GetIncarnation(), epochs[1].GetIncarnation(); first >= later {
+		t.Errorf("an owner of the cluster that was founded later has the incarnation %d, after %d", later, first)
+	}
+}
+
+func TestPipeline_ALaneThatReadsOnInSpiteOfItsProblemIsDegradedAndNotFailed(t *testing.T) {
+	n := start(t, testConfig(t.TempDir()))
+	n.apply(simple...)
+	a := n.register("a", both...)
+	a.awaitStages("in keep out")
+	in := a.stage("in")
+	report := func(problem string, readsOn bool) *controlv1.PipelineStatus {
+		a.open(&controlv1.LaneReport{Pipeline: in.GetPipeline(), Generation: in.GetGeneration(), Status: &controlv1.LaneStatus{
+			Source: "default/in", SourceStage: "in", Problem: problem, ReadsOn: readsOn,
+		}})
+		return n.status("p")
+	}
+	condition := func(s *controlv1.PipelineStatus, kind string) *controlv1.Condition {
+		for _, c := range s.GetConditions() {
+			if c.GetType() == kind {
+				return c
+			}
+		}
+		return nil
+	}
+	s := report("checkpoints are not stored: the disk is nearly full", true)
+	if c := condition(s, "Degraded"); s.GetPhase() != controlv1.Phase_PHASE_RUNNING || !condition(s, "Running").GetStatus() ||
+		!c.GetStatus() || c.GetReason() != "LanesHaveProblems" || !strings.Contains(c.GetMessage(), "in partition \"\": checkpoints are not stored") {
+		t.Errorf("a lane that reads on: %v", s)
+	}
+	if s := report("position gone", false); s.GetPhase() != controlv1.Phase_PHASE_FAILED || condition(s, "Running").GetStatus() || condition(s, "Degraded") != nil {
+		t.Errorf("a lane that does not: %v", s)
+	}
+	if s := report("", false); s.GetPhase() != controlv1.Phase_PHASE_RUNNING || condition(s, "Degraded") != nil {
+		t.Errorf("a lane without a problem: %v", s)
+	}
+}
+
+// The service of a stage that waits for it starts: its own sidecar finds it, and at that moment the sidecar that has the stage reaches it from afar.
+func TestPipeline_AStageMovesToItsServiceOnlyWhileItIsKnownToBeIdle(t *testing.T) {
+	for _, opens := range []bool{true, false} {
+		t.Run(fmt.Sprintf("opens %v", opens), func(t *testing.T) {
+			n := start(t, testConfig(t.TempDir()))
+			n.apply(simple...)
+			a := n.register("a", endpoint(50060, fileSource))
+			before := a.stage("out")
+			a.report(false)
+			b := n.register("b", endpoint(50070, anySink))
+			// Another pipeline is placed once the leader has seen that.
+			n.apply(pipeline("q", `{"source":"in","sink":"out"}`))
+			b.stage("out")
+			a.report(opens)
+			n.apply(pipeline("r", `{"source":"in","sink":"out"}`))
+			await(t, func() string { return differs(len(b.assignments()) > 1, true) })
+			if opens {
+				if now := a.stage("out"); !proto.Equal(now.GetEpoch(), before.GetEpoch()) {
+					t.Errorf("a stage that is at work was moved: %v", now)
+				}
+				return
+			}
+			await(t, func() string {
+				return differs(slices.ContainsFunc(b.assignments(), func(as *controlv1.Assignment) bool { return as.GetPipeline() == "default/p" }), true)
+			})
+		})
+	}
 }

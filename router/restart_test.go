@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -63,6 +64,28 @@ func TestRouter_TheDataDirectoryIsForOneProcess(t *testing.T) {
 	}
 	if err := r.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("second router: %v", err)
+	}
+}
+
+func TestRouter_DamageAtOneOfSeveralIsToldWithTheCommandsThatReplaceIt(t *testing.T) {
+	c := &cluster{t: t, nodes: map[string]*member{}}
+	m := c.join("1")
+	c.join("2")
+	c.join("3")
+	m.cfg.Peers = c.peers
+	raft := filepath.Join(m.cfg.DataDir, "raft")
+	if err := os.MkdirAll(raft, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(raft, "identity.json"), []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.start()
+	err := <-m.ended
+	m.cancel()
+	m.cancel = nil
+	if err == nil || !strings.Contains(err.Error(), "conveyor cluster remove 1,") || !strings.Contains(err.Error(), "conveyor cluster add "+m.conn.Target()) {
+		t.Errorf("it ended with %v", err)
 	}
 }
 

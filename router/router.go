@@ -10,11 +10,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
+	"github.com/conveyor-etl/conveyor/dlq/embed"
+	"github.com/conveyor-etl/conveyor/internal/auth"
 	"github.com/conveyor-etl/conveyor/internal/certs"
 	"github.com/conveyor-etl/conveyor/internal/lifecycle"
 	"github.com/conveyor-etl/conveyor/internal/lock"
@@ -43,6 +46,8 @@ const (
 	readyPoll = 10 * time.Millisecond
 	// maxForwarded is the largest answer that a router passes on: a page of records.
 	maxForwarded = 16 << 20
+	// maxConnections is twice what the sidecars that may be registered need. Those of other routers do not count.
+	maxConnections = 20_000
 )
 
 // Router is one control-plane node.
@@ -58,16 +63,19 @@ type Router struct {
 	ready    chan struct{}
 
 	// Made by Run, in this order.
-	lock       *lock.Lock
-	machine    *state.Machine
-	store      *raftstore.Store
-	letters    *letters.Store
-	controller *control.Controller
-	broker     *replay.Broker
-	server     *rpc.Server
-	forwarder  *forward.Forwarder
-	onStop     func(func()) (forget func() bool) // calls when the router begins to stop, before the server drains
-	stopCalls  context.CancelFunc
+	lock    *lock.Lock
+	machine *state.Machine
+	store   *raftstore.Store
+	letters *letters.Store
+	// lettersRoom is how many bytes this router gives letters when there are several routers.
+	lettersRoom int64
+	controller  *control.Controller
+	broker      *replay.Broker
+	server      *rpc.Server
+	forwarder   *forward.Forwarder
+	onStop      func(func()) (forget func() bool) // calls when the router begins to stop, before the server drains
+	stopCalls   context.CancelFunc
+	removed     atomic.Bool // from the cluster, for good
 }
 
 // New checks the configuration, reads the certificates and opens the ports, so that Addr is known before Run. It does not touch the data directory: Run does. A
@@ -167,6 +175,7 @@ func (r *Router) Run(ctx context.Context) error {
 		lifecycle.Component{Name: "dead letters", Start: r.makeLetters, Run: background(func(ctx context.Context) { r.letters.Run(ctx) }), StopTimeout: time.Minute},
 		lifecycle.Component{Name: "replays", Start: r.makeBroker, Run: background(func(ctx context.Context) { r.broker.Run(ctx) })},
 		lifecycle.Component{Name: "routers", Run: r.tendRouters},
+		lifecycle.Component{Name: "membership", Run: r.watchRemoval},
 		lifecycle.Component{Name: "certificates", Run: r.watchCerts},
 		lifecycle.Component{Name: "API", Start: r.makeServer, Run: r.serve, StopTimeout: 2 * drainCalls},
 	)
@@ -208,29 +217,37 @@ func (r *Router) openRaft(ctx context.Context) (err error) {
 	if other := (*raftstore.OtherLogError)(nil); errors.As(err, &other) {
 		return fmt.Errorf("RAFT_LOG: %w", err)
 	}
+	if damaged := (*raftstore.DamagedError)(nil); errors.As(err, &damaged) && damaged.Peers {
+		return fmt.Errorf("%w: conveyor cluster remove %s, and once it runs empty, conveyor cluster add %s", err, cfg.ServerName, cfg.Address)
+	}
 	return err
 }
 
 // dialOptions are those for another router.
-func (r *Router) dialOptions(address string) ([]grpc.DialOption, error) {
-	cfg := r.dialConfig()
-	if err := rpc.CheckDial(address, cfg.TLS != nil); err != nil {
+func (r *Router) dialOptions(to raftstore.Peer) ([]grpc.DialOption, error) {
+	cfg := r.dialConfig(to.ServerName)
+	if err := rpc.CheckDial(to.Address, cfg.TLS != nil); err != nil {
 		return nil, err
 	}
 	return rpc.DialOptions(cfg), nil
 }
 
-func (r *Router) dialConfig() rpc.DialConfig {
+// dialConfig is for the router of a number: on one machine the certificates of all routers fit the host. An empty number is any router's.
+func (r *Router) dialConfig(number string) rpc.DialConfig {
 	cfg := rpc.DialConfig{MaxMessageBytes: maxForwarded}
-	if r.certs != nil {
+	switch {
+	case r.certs == nil:
+	case number == "":
 		cfg.TLS = r.certs.ClientCredentials(certs.RoleRouter)
+	default:
+		cfg.TLS = r.certs.HostCredentials(certs.RoleRouter, number)
 	}
 	return cfg
 }
 
-// dial connects to another router.
-func (r *Router) dial(address string) (*grpc.ClientConn, error) {
-	return rpc.Dial(address, r.dialConfig())
+// dial connects to another router. The id is what its ServerID says, and empty while that is not known: then any router may answer.
+func (r *Router) dial(id, address string) (*grpc.ClientConn, error) {
+	return rpc.Dial(address, r.dialConfig(api.Number(id)))
 }
 
 func (r *Router) advertised() (string, error) {
@@ -259,7 +276,9 @@ func (r *Router) watchRaft(ctx context.Context) error {
 }
 
 func (r *Router) makeLetters(context.Context) error {
-	r.letters = letters.New(filepath.Join(r.cfg.DataDir, lettersDir), r.letterCluster(), r.logger)
+	dir := filepath.Join(r.cfg.DataDir, lettersDir)
+	r.lettersRoom = embed.DefaultStoreBytes(dir)
+	r.letters = letters.New(dir, r.letterCluster(), r.logger)
 	return nil
 }
 
@@ -283,7 +302,7 @@ func (r *Router) makeController(context.Context) error {
 func (r *Router) makeServer(context.Context) error {
 	r.forwarder = forward.New(r.forwarding())
 	cfg := rpc.ServerConfig{
-		Logger: r.logger,
+		MaxConnections: maxConnections, Spare: auth.IsRouter, Logger: r.logger,
 		Unary:  []grpc.UnaryServerInterceptor{r.countUnary, api.Rules.Unary, api.IdentityUnary, r.forwarder.Unary},
 		Stream: []grpc.StreamServerInterceptor{r.countStream, api.Rules.Stream, api.IdentityStream, r.forwarder.Stream},
 	}
@@ -317,12 +336,12 @@ func (r *Router) serve(ctx context.Context) error {
 	return errors.Join(err, r.forwarder.Close())
 }
 
-// awaitReady closes ready when this router can answer: it leads, or knows who does.
+// awaitReady closes ready when this router can answer: it leads, or follows who does.
 func (r *Router) awaitReady(ctx context.Context) {
 	tick := time.NewTicker(readyPoll)
 	defer tick.Stop()
 	for opened := r.letters.Opened(); ; {
-		if _, leads := r.controller.Leading(); opened == nil && (leads || r.leader().address != "") {
+		if _, leads := r.controller.Leading(); opened == nil && !r.removed.Load() && (leads || r.follows()) {
 			close(r.ready)
 			r.logger.Info("router is ready", "address", r.lis.Addr().String(), "cluster", r.store.ClusterID(), "server", r.store.ServerID(), "leader", r.store.Leader())
 			return
@@ -339,17 +358,13 @@ func (r *Router) awaitReady(ctx context.Context) {
 
 // loadCerts reads the certificates and makes sure that they are this router's: others would refuse it with those of another part.
 func loadCerts(cfg *Config, logger *slog.Logger) (*certs.Store, error) {
-	store, err := certs.Load(cfg.TLS, logger)
-	if err != nil {
-		return nil, err
-	}
 	own := certs.Identity{Role: certs.RoleRouter, Name: strconv.Itoa(cfg.NodeID)}
-	if got, err := store.Identity(); err != nil {
-		return nil, fmt.Errorf("TLS_CERT_FILE %s: %w", cfg.TLS.Cert, err)
-	} else if got != own {
-		return nil, fmt.Errorf("TLS_CERT_FILE %s: it is the certificate of %s, and this is %s by its RAFT_NODE_ID", cfg.TLS.Cert, got, own)
-	}
-	return store, nil
+	return certs.LoadOwn(cfg.TLS, func(got certs.Identity) error {
+		if got != own {
+			return fmt.Errorf("it is the certificate of %s, and this is %s by its RAFT_NODE_ID", got, own)
+		}
+		return nil
+	}, logger)
 }
 
 // ReloadCertificates takes renewed certificates over now, and not only within seconds, as Run does by itself. It returns an error when they cannot be used; those in use

@@ -2,6 +2,7 @@ package router_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -104,5 +105,56 @@ func TestSession_TwoSidecarsOfOneIDEndInOne(t *testing.T) {
 		if err := register(holder); reason(err) != "DUPLICATE_ID" {
 			t.Fatalf("the one that was refused: %v", err)
 		}
+	}
+}
+
+func TestSession_TwoSidecarsOfOneIDAndOneAddressEndInOne(t *testing.T) {
+	n := start(t, testConfig(t.TempDir()))
+	// A process registers. The copy of a machine has the name of the machine, and so the address that it tells.
+	register := func(instance string) error {
+		_, err := n.coord.Register(t.Context(), &controlv1.RegisterRequest{SidecarId: "a", Address: "host:9091", HostName: "host", Instance: instance, Endpoints: both})
+		return err
+	}
+	mustRegister := func(instance, why string) {
+		t.Helper()
+		if err := register(instance); err != nil {
+			t.Fatalf("%s: %v", why, err)
+		}
+	}
+	mustRegister("one", "the first")
+	mustRegister("two", "a process that was started anew, for all that is known")
+	if err := register("one"); reason(err) != "DUPLICATE_ID" || !strings.Contains(err.Error(), "give one of them another SIDECAR_ID") {
+		t.Fatalf("the first comes back while the other one is alive: %v", err)
+	}
+	mustRegister("two", "who has the id, whose session ended")
+	for i := range 5 {
+		mustRegister(fmt.Sprint("start", i), "who is started again and again")
+	}
+	if err := register("two"); reason(err) != "DUPLICATE_ID" {
+		t.Fatalf("one that was superseded long ago: %v", err)
+	}
+}
+
+func TestSession_ASidecarWhoseIDAnotherOneTookHasItAgainWhenThatOneIsSilent(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.SessionTTL, cfg.Heartbeat = 5*time.Second, 500*time.Millisecond
+	n := start(t, cfg)
+	register := func(instance string) error {
+		_, err := n.coord.Register(t.Context(), &controlv1.RegisterRequest{SidecarId: "a", Address: instance + ":9091", HostName: "host", Instance: instance, Endpoints: both})
+		return err
+	}
+	for _, instance := range []string{"one", "two"} {
+		if err := register(instance); err != nil {
+			t.Fatal(err)
+		}
+	}
+	await(t, func() string {
+		if err := register("one"); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	if err := register("two"); reason(err) != "DUPLICATE_ID" {
+		t.Errorf("the other one comes back now: %v", err)
 	}
 }

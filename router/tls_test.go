@@ -2,17 +2,25 @@ package router_test
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
 	"net"
+	"net/http"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
 	"github.com/conveyor-etl/conveyor/internal/certs"
+	"github.com/conveyor-etl/conveyor/internal/logging/logtest"
 	"github.com/conveyor-etl/conveyor/internal/rpc"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	"github.com/conveyor-etl/conveyor/protos/ownership"
@@ -70,15 +78,7 @@ func TestTLS_RoutersAreAClusterAndEachRoleMayDoItsOwn(t *testing.T) {
 	f.apply(simple...)
 	sidecar := a.as(f, certs.RoleSidecar, "a").register("a", both...)
 	sidecar.awaitStages("in keep out")
-	await(t, func() string { // the letters' servers have met, over the same certificates
-		_, err := sidecar.coord.StoreDeadLetters(t.Context(), &controlv1.StoreDeadLettersRequest{
-			Session: sidecar.session, Letters: []*controlv1.Letter{letter("r1", "keep", "X")},
-		})
-		if err != nil {
-			return err.Error()
-		}
-		return ""
-	})
+	sidecar.awaitStored(sidecar.node, "r1") // the letters' servers have met, over the same certificates
 
 	denied := func(what string, err error, code codes.Code) {
 		t.Helper()
@@ -185,6 +185,93 @@ func TestTLS_AStrangerIsTurnedAwayBeforeAnyCall(t *testing.T) {
 	}
 }
 
+// TestTLS_ARouterAtTheAddressOfAnotherGetsNothing is why a router that dials asks who answers: the certificates of all routers of a machine fit its name.
+func TestTLS_ARouterAtTheAddressOfAnotherGetsNothing(t *testing.T) {
+	a := newAuthority(t)
+	c := &cluster{t: t, nodes: map[string]*member{}, authority: a}
+	logs := map[string]*logtest.Buffer{}
+	c.prepare = func(m *member) {
+		logs[m.id] = &logtest.Buffer{}
+		m.log = slog.New(slog.NewTextHandler(logs[m.id], nil))
+	}
+	runCluster(c, 3)
+	away := c.follower()
+	away.stop()
+	other := c.leader()
+	asked := answerAs(t, away.conn.Target(), a.issue(certs.RoleRouter, other.id))
+	want := fmt.Sprintf("the other side is router/%s, and router/%s was expected there", other.id, away.id)
+	refused := func() {
+		t.Helper()
+		for _, log := range logs {
+			log.Take()
+		}
+		await(t, func() string {
+			for _, s := range other.info().GetServers() {
+				if strings.HasPrefix(s.GetId(), away.id+"-") && !strings.Contains(s.GetProblem(), want) {
+					return fmt.Sprintf("of router %s is said %q", away.id, s.GetProblem())
+				}
+			}
+			for _, log := range logs { // the one of whoever leads
+				if strings.Contains(log.String(), want) {
+					return ""
+				}
+			}
+			return "nobody has logged: " + want
+		})
+	}
+	other.apply(simple...)
+	refused()
+	// With certificates that were renewed meanwhile it is the same.
+	for _, m := range c.nodes {
+		a.issue(certs.RoleRouter, m.id)
+		if err := m.router.ReloadCertificates(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused()
+	if calls := asked(); len(calls) > 0 {
+		t.Errorf("the wrong router was called: %v", calls)
+	}
+	away.start()
+	away.awaitReady()
+	await(t, func() string {
+		list, err := away.admin.ListResources(t.Context(), &controlv1.ListResourcesRequest{Stale: true})
+		if err != nil {
+			return err.Error()
+		}
+		return differs(len(list.GetResources()), len(simple))
+	})
+}
+
+// answerAs answers at an address with some certificate, and takes whatever is called. What it returns ends that, and says which methods were called.
+func answerAs(t *testing.T, address string, files certs.Files) (end func() []string) {
+	t.Helper()
+	store, err := certs.Load(files, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var calls []string
+	srv := grpc.NewServer(grpc.Creds(store.ServerCredentials()), grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+		method, _ := grpc.MethodFromServerStream(stream)
+		mu.Lock()
+		defer mu.Unlock()
+		calls = append(calls, method)
+		return nil
+	}))
+	lis, served := listen(t, address), make(chan error, 1)
+	go func() { served <- srv.Serve(lis) }()
+	end = sync.OnceValue(func() []string {
+		srv.Stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		return calls
+	})
+	t.Cleanup(func() { end() })
+	return end
+}
+
 func TestTLS_RenewedCertificatesNeedNoRestart(t *testing.T) {
 	a := newAuthority(t)
 	c := runCluster(&cluster{t: t, nodes: map[string]*member{}, authority: a}, 3)
@@ -213,8 +300,46 @@ func TestTLS_ARouterRefusesTheCertificateOfAnother(t *testing.T) {
 	for _, other := range []certs.Files{a.issue(certs.RoleRouter, "2"), a.issue(certs.RoleSidecar, "any")} {
 		cfg := testConfig(t.TempDir())
 		cfg.ListenHost, cfg.TLS = "127.0.0.1", other
-		if _, err := router.New(cfg, nil); err == nil || !strings.Contains(err.Error(), "this is router/1 by its RAFT_NODE_ID") {
+		_, err := router.New(cfg, nil)
+		if fault := (*certs.Error)(nil); !errors.As(err, &fault) || !strings.Contains(err.Error(), "this is router/1 by its RAFT_NODE_ID") {
 			t.Errorf("the certificate of %s: %v", other.Cert, err)
 		}
+	}
+}
+
+func TestTLS_ARouterThatRunsKeepsItsCertificateWhenThatOfAnotherComesInItsPlace(t *testing.T) {
+	a := newAuthority(t)
+	cfg := testConfig(t.TempDir())
+	cfg.ListenHost, cfg.TLS = "127.0.0.1", a.issue(certs.RoleRouter, "1")
+	r, err := router.New(cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := a.ca.Issue(certs.Identity{Role: certs.RoleRouter, Name: "3"}, nil, time.Hour, filepath.Dir(cfg.TLS.Cert)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.ReloadCertificates(); err == nil || !strings.Contains(err.Error(), "it is the certificate of router/3, and this is router/1 by its RAFT_NODE_ID") {
+		t.Errorf("taken over: %v", err)
+	}
+}
+
+func TestTLS_MetricsTellWhenTheCertificateEnds(t *testing.T) {
+	a := newAuthority(t)
+	c := runCluster(&cluster{t: t, nodes: map[string]*member{}, authority: a}, 1)
+	m := c.leader()
+	store, err := certs.Load(m.cfg.TLS, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := web.Get("http://" + m.router.OpsAddr().String() + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	want := fmt.Sprintf("conveyor_router_certificate_end_timestamp_seconds %v\n", float64(store.End().Unix()))
+	if err := errors.Join(err, resp.Body.Close()); err != nil || !strings.Contains(string(body), want) {
+		t.Errorf("%v, want %q in:\n%s", err, want, body)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/conveyor-etl/conveyor/internal/certs"
 	"github.com/conveyor-etl/conveyor/internal/env"
 	"github.com/conveyor-etl/conveyor/internal/lifecycle"
 	"github.com/conveyor-etl/conveyor/internal/logging"
@@ -14,11 +15,15 @@ import (
 	"github.com/conveyor-etl/conveyor/router"
 )
 
-// The exit codes.
+// The exit codes. Those that conveyor ends with have the same meaning there, or none.
 const (
 	exitOK      = 0
 	exitFailed  = 1
 	exitInvalid = 2
+	// exitDamaged: somebody must look before it is started again.
+	exitDamaged = 5
+	// exitDisk: it can be started again once the disk is well.
+	exitDisk = 6
 )
 
 // run is the program without the process around it: SIGINT and SIGTERM drain, a second one calls exit.
@@ -58,12 +63,26 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		log.Info("router starting", "version", version.String(), "address", s.Addr().String(), "ops", s.OpsAddr().String(), "data", cfg.DataDir)
 		err = s.Run(ctx)
 	}
+	if files := (*certs.Error)(nil); errors.As(err, &files) {
+		fmt.Fprintln(stderr, &env.Error{Faults: []string{files.Error()}})
+		return exitInvalid
+	}
 	if err != nil {
 		log.Error("router failed", "err", err)
-		return exitFailed
+		return exitOf(err)
 	}
 	log.Info("router stopped", "cause", context.Cause(ctx))
 	return exitOK
+}
+
+func exitOf(err error) int {
+	switch router.CodeOf(err) {
+	case router.CodeDamaged:
+		return exitDamaged
+	case router.CodeDiskFailed, router.CodeDiskHangs:
+		return exitDisk
+	}
+	return exitFailed
 }
 
 func printed(err error, stderr io.Writer) int {

@@ -19,6 +19,7 @@ func TestRun_TellsWhatItWasAskedFor(t *testing.T) {
 		{args: []string{"--ops-port", "x"}, env: map[string]string{"RAFT_PEERS": "a:b"}, exit: 2, want: "RAFT_PEERS"},
 		{args: []string{"--raft-peers", "127.0.0.1:1,127.0.0.1:2", "--raft-node-id", "3"}, exit: 2, want: "does not list this router"},
 		{args: []string{"--listen-host", "192.0.2.1"}, exit: 2, want: "without certificates"},
+		{args: []string{"--tls-cert-file", "/no/c", "--tls-key-file", "/no/k", "--tls-ca-file", "/no/ca"}, exit: 2, want: "configuration: TLS_CERT_FILE: open /no/c"},
 	} {
 		var out bytes.Buffer
 		exit := run(context.Background(), c.args, func(k string) string { return c.env[k] }, &out, &out, func(int) {})

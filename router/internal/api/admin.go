@@ -12,6 +12,7 @@ import (
 
 	"github.com/conveyor-etl/conveyor/dsl"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+	"github.com/conveyor-etl/conveyor/raftstore"
 	"github.com/conveyor-etl/conveyor/router/internal/control"
 	"github.com/conveyor-etl/conveyor/router/internal/state"
 	"github.com/conveyor-etl/conveyor/router/internal/state/statepb"
@@ -59,12 +60,34 @@ func (a *admin) viewOrStale(ctx context.Context, req interface{ GetStale() bool 
 		view, err := a.view(ctx)
 		return view, nil, err
 	}
+	view, staleness := a.stale()
+	if view.Index == 0 {
+		// An empty list would look like an answer.
+		return nil, nil, fail(codes.Unavailable, reasonNothingKnown, "router %s knows nothing yet: since its start it has not learned what of its log is committed", a.Store.ServerID())
+	}
+	return view, staleness, nil
+}
+
+// stale is what this router knows by itself, and how old that may be.
+func (a *admin) stale() (*state.View, *controlv1.Staleness) {
 	// Asked before the reading, so that this is no younger than it says.
 	s := a.Store.StaleRead()
 	view := a.Machine.View()
 	return view, &controlv1.Staleness{
 		ServerId: a.Store.ServerID(), AppliedIndex: view.Index, Known: s.Known, AgeMillis: uint64(s.Age.Milliseconds()),
-	}, nil
+	}
+}
+
+// notFound says that something is not there, or in a stale answer that it is not there as far as one router knows.
+func notFound(kind string, key state.ResourceKey, s *controlv1.Staleness) error {
+	switch {
+	case s == nil:
+		return fail(codes.NotFound, reasonNotFound, "there is no %s %s/%s", kind, key.Namespace, key.Name)
+	case !s.GetKnown():
+		return fail(codes.NotFound, reasonNotFound, "router %s by itself knows of no %s %s/%s, and the age of what it knows is not known", s.GetServerId(), kind, key.Namespace, key.Name)
+	}
+	age := time.Duration(s.GetAgeMillis()) * time.Millisecond
+	return fail(codes.NotFound, reasonNotFound, "router %s by itself knows of no %s %s/%s; it had all that was committed %v ago", s.GetServerId(), kind, key.Namespace, key.Name, age)
 }
 
 // GetResource implements controlv1.AdminServiceServer.
@@ -79,7 +102,7 @@ func (a *admin) GetResource(ctx context.Context, req *controlv1.GetResourceReque
 	}
 	r := view.Resources[key]
 	if r == nil {
-		return nil, fail(codes.NotFound, reasonNotFound, "there is no %s %s/%s", key.Kind, key.Namespace, key.Name)
+		return nil, notFound(key.Kind, key, staleness)
 	}
 	return &controlv1.GetResourceResponse{Resource: toResource(r), Staleness: staleness}, nil
 }
@@ -122,27 +145,43 @@ func (a *admin) WatchResources(req *controlv1.WatchResourcesRequest, stream grpc
 		return toWire(err)
 	}
 	revision := req.GetAfterRevision()
-	for {
+	for ctx.Err() == nil {
 		changed := a.Machine.Changed()
 		events, through, err := a.Machine.EventsAfter(revision)
 		if err != nil {
 			return toWire(err)
 		}
-		for _, e := range events {
-			if !selects(req.GetKind(), req.GetNamespace(), e.Resource.GetKind(), e.Resource.GetNamespace()) {
-				continue
+		if revision = through; len(events) == 0 {
+			select {
+			case <-ctx.Done():
+			case <-changed:
 			}
-			if err := stream.Send(&controlv1.WatchResourcesResponse{Revision: e.Revision, Resource: toResource(e.Resource), Deleted: e.Deleted}); err != nil {
-				return err
-			}
+			continue
 		}
-		revision = through
-		select {
-		case <-ctx.Done():
-			return a.stopped(ctx)
-		case <-changed:
+		events = slices.DeleteFunc(events, func(e state.Event) bool {
+			return !selects(req.GetKind(), req.GetNamespace(), e.Resource.GetKind(), e.Resource.GetNamespace())
+		})
+		if err := tell(stream, events); err != nil {
+			return err
 		}
 	}
+	return a.stopped(ctx)
+}
+
+// tell sends events, and a bookmark after the last of each revision: a stream can break between two of one revision.
+func tell(stream grpc.ServerStreamingServer[controlv1.WatchResourcesResponse], events []state.Event) error {
+	for i, e := range events {
+		if err := stream.Send(&controlv1.WatchResourcesResponse{Revision: e.Revision, Resource: toResource(e.Resource), Deleted: e.Deleted}); err != nil {
+			return err
+		}
+		if i+1 < len(events) && events[i+1].Revision == e.Revision {
+			continue
+		}
+		if err := stream.Send(&controlv1.WatchResourcesResponse{Revision: e.Revision}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // DeleteResource implements controlv1.AdminServiceServer.
@@ -179,7 +218,10 @@ func (a *admin) GetPipelineStatus(ctx context.Context, req *controlv1.GetPipelin
 	key := keyOf(&controlv1.ResourceRef{Namespace: req.GetNamespace(), Name: req.GetName()})
 	s, ok := a.Controller.Status(key.Namespace, key.Name)
 	if !ok {
-		return nil, fail(codes.NotFound, reasonNotFound, "there is no %s %s/%s", dsl.KindPipeline, key.Namespace, key.Name)
+		return nil, notFound(dsl.KindPipeline, key, staleness)
+	}
+	if staleness == nil && s.GetReportsUnknown() { // leadership ended since the state was read
+		return nil, toWire(raftstore.ErrNotLeader)
 	}
 	return &controlv1.GetPipelineStatusResponse{Status: s, Staleness: staleness}, nil
 }

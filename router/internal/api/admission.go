@@ -19,6 +19,11 @@ const (
 	registrationsWaiting = 32 << 20
 	// registrationPatience is how long one waits: not as long as its sidecar.
 	registrationPatience = 2 * time.Second
+	// storing is how many reports of checkpoints are carried out at a time: enough that they share the syncs of the disk. checkpointsWaiting is how many bytes of them more may
+	// wait for that: the reports of a thousand sidecars with some hundred lanes each.
+	storing            = 32
+	checkpointsWaiting = 32 << 20
+	checkpointPatience = 2 * time.Second
 )
 
 // admission lets so many calls in at a time, and some more wait. Others are told to come again at different moments.
@@ -37,6 +42,9 @@ func newAdmission(what string, slots, queue int, patience time.Duration) *admiss
 // enter waits for a place for a request of so many bytes; leave gives it back.
 func (a *admission) enter(ctx context.Context, bytes int) (leave func(), err error) {
 	leave = func() { <-a.slots }
+	if ctx.Err() != nil {
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
 	select {
 	case a.slots <- struct{}{}:
 		return leave, nil
@@ -50,7 +58,12 @@ func (a *admission) enter(ctx context.Context, bytes int) (leave func(), err err
 	defer patience.Stop()
 	select {
 	case a.slots <- struct{}{}:
-		return leave, nil
+		// Who asked may have gone meanwhile, and comes again with something newer.
+		if ctx.Err() == nil {
+			return leave, nil
+		}
+		leave()
+		return nil, status.FromContextError(ctx.Err()).Err()
 	case <-ctx.Done():
 		return nil, status.FromContextError(ctx.Err()).Err()
 	case <-patience.C:

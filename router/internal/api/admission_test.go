@@ -75,6 +75,42 @@ func TestAdmission_LetsSoManyInAndSomeWaitAndTheOthersComeAgain(t *testing.T) {
 	})
 }
 
+// unheard is a context that wakes nobody when it ends, as if it ended in the moment in which something else does.
+type unheard struct{ context.Context }
+
+func (unheard) Done() <-chan struct{} { return nil }
+
+func TestAdmission_WhoIsGoneWhenItsTurnComesIsNotLetIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := api.NewAdmission("calls", 1, 100, 2*time.Second)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := a.Enter(ctx, 60); status.Code(err) != codes.Canceled {
+			t.Errorf("with a place free: %v", err)
+		}
+		leave, err := a.Enter(t.Context(), 60)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel = context.WithCancel(t.Context())
+		refused := make(chan error)
+		go func() {
+			_, err := a.Enter(unheard{ctx}, 60)
+			refused <- err
+		}()
+		synctest.Wait()
+		cancel()
+		leave()
+		if err := <-refused; status.Code(err) != codes.Canceled {
+			t.Errorf("who waited: %v", err)
+		}
+		if leave, err = a.Enter(t.Context(), 60); err != nil {
+			t.Fatalf("the place is not free: %v", err)
+		}
+		leave()
+	})
+}
+
 func TestCheckpointPause_GrowsWithTheSidecars(t *testing.T) {
 	for sidecars, want := range map[int]time.Duration{
 		0: 250 * time.Millisecond, 1: 250 * time.Millisecond, 125: 250 * time.Millisecond, 500: time.Second, 1000: 2 * time.Second, 10_000: 5 * time.Second,

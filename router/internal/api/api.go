@@ -49,8 +49,8 @@ type Config struct {
 	Store      Store
 	Letters    Letters
 	Broker     *replay.Broker
-	// Dial connects to another router.
-	Dial func(address string) (*grpc.ClientConn, error)
+	// Dial connects to another router. An empty id is that of a router which is not known yet.
+	Dial func(id, address string) (*grpc.ClientConn, error)
 	// RaftService is what other routers call.
 	RaftService    controlv1.RaftServiceServer
 	SessionTTL     time.Duration
@@ -66,7 +66,7 @@ type Config struct {
 // Register registers all services, those that this version refuses included.
 func Register(srv grpc.ServiceRegistrar, cfg Config) {
 	controlv1.RegisterAdminServiceServer(srv, &admin{Config: cfg})
-	controlv1.RegisterSidecarCoordinatorServer(srv, &coordinator{Config: cfg, registrations: newAdmission("registrations", registering, registrationsWaiting, registrationPatience)})
+	controlv1.RegisterSidecarCoordinatorServer(srv, newCoordinator(cfg))
 	controlv1.RegisterDeadLetterServiceServer(srv, &deadLetters{Config: cfg})
 	controlv1.RegisterServiceRegistryServer(srv, registry{})
 	controlv1.RegisterRaftServiceServer(srv, cfg.RaftService)

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	conveyorv1 "github.com/conveyor-etl/conveyor/protos/conveyor/v1"
@@ -51,6 +52,11 @@ func (c *coordinator) ReportCheckpoints(ctx context.Context, req *controlv1.Repo
 	if n := len(req.GetCheckpoints()); n > maxCheckpoints {
 		return nil, fail(codes.ResourceExhausted, reasonLimitExceeded, "%d checkpoints are reported, at most %d are taken at once", n, maxCheckpoints)
 	}
+	leave, err := c.reports.enter(ctx, proto.Size(req))
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	resp := &controlv1.ReportCheckpointsResponse{}
 	cmd, size := c.checkpoints(req), 0
 	flush := func() error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,6 +21,8 @@ import (
 const (
 	// askTimeout bounds a question to another router.
 	askTimeout = 2 * time.Second
+	// forgottenWithin is how long a change of the members waits for an earlier one to be complete: that takes well under a second where all is well.
+	forgottenWithin = 3 * time.Second
 	// maxLag is how many commands a learner may be behind and still get its vote.
 	maxLag = 256
 	// leaderPoll is how often is looked whether another router leads yet, and electionTimeout for how long.
@@ -27,11 +30,15 @@ const (
 	electionTimeout = 10 * time.Second
 )
 
-// GetCluster implements controlv1.AdminServiceServer. Unless a stale answer is wanted, the leader asks every member how it does.
-func (a *admin) GetCluster(ctx context.Context, req *controlv1.GetClusterRequest) (*controlv1.GetClusterResponse, error) {
-	view, staleness, err := a.viewOrStale(ctx, req)
-	if err != nil {
-		return nil, err
+// GetCluster implements controlv1.AdminServiceServer. Unless a stale answer is wanted, the leader asks every member how it does. A router that knows nothing else yet still
+// says who it is, and who the others are by its log.
+func (a *admin) GetCluster(ctx context.Context, req *controlv1.GetClusterRequest) (_ *controlv1.GetClusterResponse, err error) {
+	view, staleness := a.stale()
+	if !req.GetStale() {
+		staleness = nil
+		if view, err = a.view(ctx); err != nil {
+			return nil, err
+		}
 	}
 	resp := &controlv1.GetClusterResponse{
 		ClusterId: view.ClusterID, Incarnation: view.Incarnation, ServerId: a.Store.ServerID(), LeaderId: a.Store.Leader(), AppliedIndex: a.Machine.Index(),
@@ -44,6 +51,9 @@ func (a *admin) GetCluster(ctx context.Context, req *controlv1.GetClusterRequest
 	if err != nil {
 		return nil, toWire(err)
 	}
+	if members.Committed {
+		resp.MembersIndex = members.Index
+	}
 	for _, s := range members.Servers {
 		resp.Servers = append(resp.Servers, &controlv1.ClusterServer{Id: s.ID, Address: s.Address, Voter: s.Voter})
 	}
@@ -51,7 +61,8 @@ func (a *admin) GetCluster(ctx context.Context, req *controlv1.GetClusterRequest
 		a.askMembers(ctx, resp.GetServers())
 	}
 	if _, leads := a.Controller.Leading(); !leads {
-		return resp, nil // only the leader knows the letters
+		resp.DeadLettersUnknown = true
+		return resp, nil
 	}
 	if resp.DeadLetters, err = a.Letters.Count(ctx); err != nil {
 		resp.DeadLetterProblem = err.Error()
@@ -81,7 +92,7 @@ func (a *admin) askMembers(ctx context.Context, members []*controlv1.ClusterServ
 			continue
 		}
 		wg.Go(func() {
-			said, err := a.ask(ctx, m.GetAddress())
+			said, err := a.ask(ctx, m.GetId(), m.GetAddress())
 			switch {
 			case err != nil:
 				m.Problem = err.Error()
@@ -95,11 +106,11 @@ func (a *admin) askMembers(ctx context.Context, members []*controlv1.ClusterServ
 	wg.Wait()
 }
 
-// ask asks another router how it does.
-func (a *admin) ask(ctx context.Context, address string) (*controlv1.GetClusterResponse, error) {
+// ask asks a member how it does. What answers is another one if it has the number in the id, and not the id.
+func (a *admin) ask(ctx context.Context, id, address string) (*controlv1.GetClusterResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	conn, err := a.Dial(address)
+	conn, err := a.Dial(id, address)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +147,13 @@ func (a *admin) AddRouter(ctx context.Context, req *controlv1.AddRouterRequest) 
 			return nil, fail(codes.FailedPrecondition, reasonConflict, "router %s is a member already, at %s", s.ID, s.Address)
 		case s.Address == req.GetAddress():
 			return nil, fail(codes.FailedPrecondition, reasonConflict, "member %s had the address %s before router %s came there: remove %s first", s.ID, s.Address, said.GetServerId(), s.ID)
+		case Number(s.ID) == Number(said.GetServerId()):
+			return nil, fail(codes.FailedPrecondition, reasonConflict, "router %s at %s has the number of member %s at %s: give it another RAFT_NODE_ID, or remove %s first",
+				said.GetServerId(), req.GetAddress(), s.ID, s.Address, s.ID)
 		}
+	}
+	if err := a.othersForgotten(ctx); err != nil {
+		return nil, err
 	}
 	if id := said.GetClusterId(); id != "" {
 		return nil, fail(codes.FailedPrecondition, reasonConflict, "router %s at %s belongs to cluster %s: only a router with an empty data directory can be added", said.GetServerId(), req.GetAddress(), id)
@@ -151,7 +168,7 @@ func (a *admin) AddRouter(ctx context.Context, req *controlv1.AddRouterRequest) 
 func (a *admin) probe(ctx context.Context, address string) (*controlv1.ProbeResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	conn, err := a.Dial(address)
+	conn, err := a.Dial("", address)
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +206,7 @@ func (a *admin) PromoteRouter(ctx context.Context, req *controlv1.PromoteRouterR
 	if s.Voter {
 		return &controlv1.PromoteRouterResponse{}, nil
 	}
-	said, err := a.ask(ctx, s.Address)
+	said, err := a.ask(ctx, s.ID, s.Address)
 	switch {
 	case err != nil:
 		return nil, fail(codes.FailedPrecondition, reasonLagging, "router %s at %s does not answer: %v", s.ID, s.Address, err)
@@ -211,6 +228,11 @@ func (a *admin) RemoveRouter(ctx context.Context, req *controlv1.RemoveRouterReq
 	if err != nil {
 		return nil, err
 	}
+	if !req.GetForce() {
+		if err := a.othersForgotten(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if s.Voter && !req.GetForce() {
 		if err := a.staysHealthy(ctx, s, members); err != nil {
 			return nil, err
@@ -227,6 +249,36 @@ func (a *admin) RemoveRouter(ctx context.Context, req *controlv1.RemoveRouterReq
 	}
 	a.Logger.Info("router removed", "server", s.ID, "address", s.Address)
 	return &controlv1.RemoveRouterResponse{}, nil
+}
+
+// othersForgotten waits a while until the servers of dead letters have forgotten every router that was removed, and refuses a change before that: they count those that they
+// have not forgotten, and when too many of these are gone they never have a majority again.
+func (a *admin) othersForgotten(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, forgottenWithin)
+	defer cancel()
+	for {
+		changed := a.Machine.Changed()
+		members, err := a.Store.Membership()
+		if err != nil {
+			return toWire(err)
+		}
+		var left []string
+		for id := range a.Machine.View().Routers {
+			if !slices.ContainsFunc(members.Servers, func(s raftstore.Server) bool { return s.ID == id }) {
+				left = append(left, id)
+			}
+		}
+		if len(left) == 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			slices.Sort(left)
+			return fail(codes.FailedPrecondition, reasonConflict, "the servers of dead letters have not yet forgotten router %s, which was removed: it takes a majority of their routers, and is tried "+
+				"all the time; change the members again after that", strings.Join(left, ", "))
+		}
+	}
 }
 
 // staysHealthy refuses the removal of a voter after which those voters that answer would be no majority.
@@ -268,6 +320,13 @@ func (a *admin) TransferLeadership(ctx context.Context, req *controlv1.TransferL
 		}
 		if !s.Voter {
 			return nil, fail(codes.FailedPrecondition, reasonConflict, "router %s does not vote, and so cannot lead: promote it first", s.ID)
+		}
+		// A transfer to one that is down fails after nothing could be changed for a while, and without saying why.
+		switch said, err := a.ask(ctx, s.ID, s.Address); {
+		case err != nil:
+			return nil, fail(codes.FailedPrecondition, reasonRouterUnreachable, "router %s at %s does not answer, and leadership stays where it is: %v", s.ID, s.Address, err)
+		case said.GetServerId() != s.ID:
+			return nil, fail(codes.FailedPrecondition, reasonConflict, "at %s is router %s and not %s", s.Address, said.GetServerId(), s.ID)
 		}
 	}
 	if err := a.Store.TransferLeadership(ctx, req.GetTo()); err != nil {

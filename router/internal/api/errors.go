@@ -43,6 +43,8 @@ const (
 	reasonRouterUnreachable      = "ROUTER_UNREACHABLE"
 	reasonLowDisk                = "LOW_DISK"
 	reasonBusy                   = "BUSY"
+	reasonNothingKnown           = "NOTHING_KNOWN"
+	reasonRemoved                = "REMOVED"
 )
 
 // What the metadata of a reason says of a change that was perhaps made. Without it, none was.
@@ -85,9 +87,18 @@ func NoQuorum(why string) error {
 // NotLeader is what a router that does not lead tells one that passed a call on to it.
 func NotLeader() error { return toWire(raftstore.ErrNotLeader) }
 
-// LeaderNotReached is what callers are told when a call could not be passed on to the leader; nothing was done.
-func LeaderNotReached(leader, address string) error {
-	return fail(codes.Unavailable, reasonNotLeader, "router %s at %s leads the cluster, and this router does not reach it: ask another one, or again", leader, address)
+// Removed is what callers are told by a router that was removed from the cluster; nothing was done.
+func Removed(server string) error {
+	return fail(codes.Unavailable, reasonRemoved, "router %s was removed from the cluster and answers nothing any more: ask another one, and stop this one", server)
+}
+
+// LeaderNotReached is what callers are told when a call could not be passed on to the leader, for a cause or for none that is known; nothing was done.
+func LeaderNotReached(leader, address string, cause error) error {
+	why := ""
+	if cause != nil {
+		why = fmt.Sprintf(" (%v)", cause)
+	}
+	return fail(codes.Unavailable, reasonNotLeader, "router %s at %s leads the cluster, and this router does not reach it%s: ask another one, or again", leader, address, why)
 }
 
 // LeaderLost is what callers are told when the leader did not answer a call that was passed on to it.

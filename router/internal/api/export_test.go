@@ -1,6 +1,10 @@
 package api
 
-import "context"
+import (
+	"context"
+
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
+)
 
 // ToWire is the table of errors, for its test.
 var ToWire = toWire
@@ -18,3 +22,12 @@ func (a *admission) Enter(ctx context.Context, bytes int) (leave func(), err err
 
 // Waiting is how many bytes wait.
 func (a *admission) Waiting() int { return int(a.waiting.Load()) }
+
+// NewCoordinator answers sidecars.
+func NewCoordinator(cfg Config) controlv1.SidecarCoordinatorServer { return newCoordinator(cfg) }
+
+// Storing reports of checkpoints are carried out at a time, and CheckpointsWaiting bytes of them may wait.
+const (
+	Storing            = storing
+	CheckpointsWaiting = checkpointsWaiting
+)

@@ -92,19 +92,19 @@ func speaksForItself(caller certs.Identity, m any) error {
 	switch caller.Role {
 	case certs.RoleRouter:
 		// One that does not say who it is would be taken for a router of old, which raft trusts more.
-		if id, speaks := routerOf(m); speaks && !caller.MayBe(number(id)) {
-			return fail(codes.PermissionDenied, reasonDenied, "%s speaks for router %.100q", caller, id)
+		if id, speaks := routerOf(m); speaks && !caller.MayBe(Number(id)) {
+			return fail(codes.PermissionDenied, reasonDenied, "the certificate is of %s and may not speak for router %.100q", caller, id)
 		}
 	case certs.RoleSidecar:
 		if id, speaks := sidecarOf(m); speaks && !caller.MayBe(id) {
-			return fail(codes.PermissionDenied, reasonDenied, "%s speaks for sidecar %.140q", caller, id)
+			return fail(codes.PermissionDenied, reasonDenied, "the certificate is of %s and may not speak for sidecar %.140q", caller, id)
 		}
 	}
 	return nil
 }
 
-// number is the part of a server id that a certificate carries: RAFT_NODE_ID.
-func number(serverID string) string {
+// Number is the part of a server id that a certificate carries: RAFT_NODE_ID.
+func Number(serverID string) string {
 	n, _, _ := strings.Cut(serverID, "-")
 	return n
 }

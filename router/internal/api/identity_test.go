@@ -219,7 +219,7 @@ func TestIdentity_ARouterSpeaksForItselfOnly(t *testing.T) {
 	}
 	for _, id := range []string{"3-0abc", "22-0abc", "", "any-0abc", "-2", " 2-0abc"} {
 		for method, err := range speak(ctx, conn, id) {
-			if !refusedFor(err, "router/2 speaks for router", id) {
+			if !refusedFor(err, "the certificate is of router/2 and may not speak for router", id) {
 				t.Errorf("%s as %q: %v", method, id, err)
 			}
 		}
@@ -271,7 +271,7 @@ func TestIdentity_ASidecarSpeaksForItselfOnly(t *testing.T) {
 		_, heartbeat := coordinator.Heartbeat(ctx, &controlv1.HeartbeatRequest{Session: session(tc.id)})
 		replays := exchange(coordinator.Replays(ctx))(&controlv1.ReplaysRequest{Session: session(tc.id)})
 		for method, err := range map[string]error{"Register": register, "Heartbeat": heartbeat, "Replays": replays} {
-			if tc.may && err != nil || !tc.may && !refusedFor(err, "sidecar/a speaks for sidecar") {
+			if tc.may && err != nil || !tc.may && !refusedFor(err, "the certificate is of sidecar/a and may not speak for sidecar") {
 				t.Errorf("%s of %s as %q: %v", method, tc.certificate, tc.id, err)
 			}
 		}

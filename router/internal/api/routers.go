@@ -34,7 +34,7 @@ func (r *routers) Announce(ctx context.Context, req *controlv1.AnnounceRequest) 
 		return nil, fail(codes.FailedPrecondition, reasonConflict, "router %.100q is not a member of the cluster", req.GetServerId())
 	}
 	_, err = r.Controller.Propose(ctx, &statepb.Command{Kind: &statepb.Command_AnnounceRouter{AnnounceRouter: &statepb.AnnounceRouter{Router: &statepb.Router{
-		ServerId: req.GetServerId(), LettersAddress: req.GetLettersAddress(), Version: req.GetVersion(), FeatureLevel: req.GetFeatureLevel(),
+		ServerId: req.GetServerId(), LettersAddress: req.GetLettersAddress(), Version: req.GetVersion(), FeatureLevel: req.GetFeatureLevel(), LettersBytes: req.GetLettersBytes(),
 	}}}})
 	if err != nil {
 		return nil, toWire(err)

@@ -27,6 +27,7 @@ const (
 	maxEndpointBytes = 384 << 10 // of all endpoints of a sidecar
 	maxHostAddresses = 64
 	maxTextBytes     = 256
+	maxInstanceBytes = 64
 )
 
 var sidecarID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$`)
@@ -35,7 +36,17 @@ type coordinator struct {
 	controlv1.UnimplementedSidecarCoordinatorServer
 	Config
 	takeovers     session.Takeovers
+	instances     session.Instances
 	registrations *admission
+	reports       *admission // of checkpoints
+}
+
+func newCoordinator(cfg Config) *coordinator {
+	return &coordinator{
+		Config:        cfg,
+		registrations: newAdmission("registrations", registering, registrationsWaiting, registrationPatience),
+		reports:       newAdmission("reports of checkpoints", storing, checkpointsWaiting, checkpointPatience),
+	}
 }
 
 // session checks that a call comes from a live session.
@@ -71,27 +82,36 @@ func (c *coordinator) Register(ctx context.Context, req *controlv1.RegisterReque
 		return nil, toWire(err)
 	}
 	c.Controller.Leases().Renew(req.GetSidecarId(), r.Index)
+	view = c.Machine.View()
+	c.instances.Opened(req.GetSidecarId(), r.Index, req.GetInstance(), func(sidecar string) bool { return view.Sessions[sidecar] != nil })
 	c.Logger.Info("sidecar registered", "sidecar", req.GetSidecarId(), "address", req.GetAddress(), "services", len(endpoints))
 	return &controlv1.RegisterResponse{
-		Session: &controlv1.Session{SidecarId: req.GetSidecarId(), Epoch: r.Index}, ClusterId: c.Machine.View().ClusterID,
+		Session: &controlv1.Session{SidecarId: req.GetSidecarId(), Epoch: r.Index}, ClusterId: view.ClusterID,
 		TtlMillis: uint32(c.SessionTTL.Milliseconds()), HeartbeatMillis: uint32(c.HeartbeatEvery.Milliseconds()),
 		AssignmentKey: c.signer(req.GetSidecarId()).public(),
 	}, nil
 }
 
-// checkTakeover refuses a sidecar whose id another one has that was heard a moment ago, when that has happened again and again: both were given the same id.
+// checkTakeover refuses a sidecar whose id another one has that was heard a moment ago, when this one had the id before and the other one took it, or when one has taken
+// it from the other again and again: both were given the same id. A process that was started anew has not had the id yet, and so a restart is not refused.
 func (c *coordinator) checkTakeover(view *state.View, req *controlv1.RegisterRequest) error {
-	holder := view.Sessions[req.GetSidecarId()]
-	if holder == nil || holder.GetAddress() == req.GetAddress() || !c.Controller.Leases().Heard(req.GetSidecarId(), 2*c.HeartbeatEvery) {
+	id := req.GetSidecarId()
+	holder := view.Sessions[id]
+	if holder == nil || !c.Controller.Leases().Heard(id, 2*c.HeartbeatEvery) {
 		return nil
 	}
-	if c.takeovers.Allow(req.GetSidecarId()) {
-		c.Logger.Warn("a sidecar takes over from another one with the same id", "sidecar", req.GetSidecarId(), "address", req.GetAddress(), "from", holder.GetAddress())
+	switch {
+	case req.GetInstance() != "" && c.instances.Superseded(id, holder.GetEpoch(), req.GetInstance()):
+		c.Logger.Warn("a sidecar comes back whose id another one took, which is alive: it is refused", "sidecar", id, "address", req.GetAddress(), "holder", holder.GetAddress())
+	case holder.GetAddress() == req.GetAddress():
+		return nil
+	case c.takeovers.Allow(id):
+		c.Logger.Warn("a sidecar takes over from another one with the same id", "sidecar", id, "address", req.GetAddress(), "from", holder.GetAddress())
 		return nil
 	}
 	return fail(codes.AlreadyExists, reasonDuplicateID,
 		"sidecar id %s belongs to the sidecar at %s on host %s, which is alive: give one of them another SIDECAR_ID, or an empty data directory if it is a copy",
-		req.GetSidecarId(), holder.GetAddress(), holder.GetHostName())
+		id, holder.GetAddress(), holder.GetHostName())
 }
 
 func checkRegistration(req *controlv1.RegisterRequest) ([][]byte, error) {
@@ -101,8 +121,8 @@ func checkRegistration(req *controlv1.RegisterRequest) ([][]byte, error) {
 	if _, _, err := net.SplitHostPort(req.GetAddress()); err != nil || len(req.GetAddress()) > maxTextBytes {
 		return nil, invalid("address %.260q of sidecar %s is not host:port", req.GetAddress(), req.GetSidecarId())
 	}
-	if len(req.GetHostName()) > maxTextBytes || len(req.GetVersion()) > maxTextBytes || len(req.GetHostAddresses()) > maxHostAddresses {
-		return nil, invalid("host name, version or host addresses of sidecar %s are too long", req.GetSidecarId())
+	if len(req.GetHostName()) > maxTextBytes || len(req.GetVersion()) > maxTextBytes || len(req.GetHostAddresses()) > maxHostAddresses || len(req.GetInstance()) > maxInstanceBytes {
+		return nil, invalid("host name, version, host addresses or instance of sidecar %s are too long", req.GetSidecarId())
 	}
 	for _, a := range req.GetHostAddresses() {
 		if _, err := netip.ParseAddr(a); err != nil {
@@ -211,7 +231,7 @@ func (c *coordinator) WatchAssignments(req *controlv1.WatchAssignmentsRequest, s
 	if err := c.Store.Read(ctx); err != nil {
 		return toWire(err)
 	}
-	signer := c.signer(id)
+	signer, desired := c.signer(id), control.NewDesired(id)
 	var last *controlv1.WatchAssignmentsResponse
 	for {
 		changed := c.Machine.Changed()
@@ -219,12 +239,14 @@ func (c *coordinator) WatchAssignments(req *controlv1.WatchAssignmentsRequest, s
 			return err
 		}
 		view := c.Machine.View()
-		next := &controlv1.WatchAssignmentsResponse{Assignments: control.Assignments(view, id)}
-		signer.sign(next.GetAssignments())
-		if last == nil || !proto.Equal(last, next) {
-			last = next
-			if err := stream.Send(&controlv1.WatchAssignmentsResponse{Revision: view.Index, Assignments: next.GetAssignments()}); err != nil {
-				return err
+		if assignments, fresh := desired.In(view); fresh {
+			next := &controlv1.WatchAssignmentsResponse{Assignments: assignments}
+			signer.sign(next.GetAssignments())
+			if last == nil || !proto.Equal(last, next) {
+				last = next
+				if err := stream.Send(&controlv1.WatchAssignmentsResponse{Revision: view.Index, Assignments: next.GetAssignments()}); err != nil {
+					return err
+				}
 			}
 		}
 		select {
@@ -245,10 +267,15 @@ func (c *coordinator) AcknowledgeAssignments(ctx context.Context, req *controlv1
 	}
 	cmd := &statepb.EndAssignments{SidecarId: req.GetSession().GetSidecarId(), SessionEpoch: req.GetSession().GetEpoch()}
 	for _, e := range req.GetEnded() {
-		cmd.Ended = append(cmd.Ended, &statepb.EndedAssignment{
+		ended := &statepb.EndedAssignment{
 			Pipeline: e.GetPipeline(), Generation: e.GetGeneration(), Stage: e.GetStage(),
 			Incarnation: e.GetEpoch().GetIncarnation(), Index: e.GetEpoch().GetIndex(), Completed: e.GetCompleted(),
-		})
+		}
+		if e.GetCompleted() {
+			// A sidecar tells what it counted last before it says that a stage has ended.
+			ended.Counts = c.Controller.StageCounts(e.GetPipeline(), e.GetGeneration(), e.GetStage())
+		}
+		cmd.Ended = append(cmd.Ended, ended)
 	}
 	if _, err := c.Controller.Propose(ctx, &statepb.Command{Kind: &statepb.Command_EndAssignments{EndAssignments: cmd}}); err != nil {
 		return nil, toWire(err)

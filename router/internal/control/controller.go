@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	"github.com/conveyor-etl/conveyor/raftstore"
 	"github.com/conveyor-etl/conveyor/router/internal/placement"
 	"github.com/conveyor-etl/conveyor/router/internal/session"
@@ -62,15 +63,20 @@ type Controller struct {
 	leases   *session.Leases
 	reports  *status.Reports
 	hosts    *hosts
+	now      func() time.Time
+	// Of the goroutine that leads: detours that count still, and the moves of idle stages that wait, with the report that each was wished for after.
+	detours []placement.Detour
+	wished  map[placement.Key]*controlv1.StageStatus
 
 	mu       sync.Mutex
 	leading  context.Context //nolint:containedctx // of the present leadership, or nil; guarded by mu
 	unplaced map[placement.Key]string
 	since    map[conditionKey]conditionState
-	drains   map[drain]time.Time
+	drains   map[drain]time.Time // since when this leader has seen them
 	holds    holds
 	clients  idleClients
-	back     int // sessions that are kept over their time
+	back     int   // sessions that are kept over their time
+	stamped  int64 // the time of the latest command of this router
 }
 
 // drain names one draining of a pipeline.
@@ -84,7 +90,7 @@ func New(cfg Config, store Store, machine *state.Machine) *Controller {
 	return &Controller{
 		cfg: cfg, store: store, machine: machine, compiler: topology.NewCompiler(), leases: session.New(cfg.SessionTTL), reports: status.New(),
 		hosts: newHosts(cfg.Resolver), drains: map[drain]time.Time{}, since: map[conditionKey]conditionState{},
-		holds: newHolds(),
+		holds: newHolds(), now: time.Now,
 	}
 }
 
@@ -141,7 +147,7 @@ func (c *Controller) Propose(ctx context.Context, cmd *statepb.Command) (raftsto
 	if err := c.allows(cmd); err != nil {
 		return raftstore.Result{}, err
 	}
-	cmd.AtUnixNano = time.Now().UnixNano()
+	cmd.AtUnixNano = c.stamp()
 	b, err := proto.Marshal(cmd)
 	if err != nil {
 		return raftstore.Result{}, fmt.Errorf("encode command: %w", err)
@@ -156,6 +162,15 @@ func (c *Controller) Propose(ctx context.Context, cmd *statepb.Command) (raftsto
 		return r, rejection
 	}
 	return r, nil
+}
+
+// stamp is the time of a command, for people: now, or that of the latest command so far where this clock is behind, or was set back.
+func (c *Controller) stamp() (unixNano int64) {
+	applied := c.machine.Latest()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stamped = max(c.stamped, applied, c.now().UnixNano())
+	return c.stamped
 }
 
 // Run works whenever this router leads, until ctx ends.
@@ -176,12 +191,22 @@ func (c *Controller) Run(ctx context.Context) {
 		lead, cancel := context.WithCancel(ctx)
 		stop = cancel
 		c.leases.Reset()
-		// What was heard in an earlier leadership may have changed since.
-		c.reports.Reset()
-		c.clients = idleClients{after: clientIdle}
+		c.forget()
 		wg.Go(func() { c.lead(lead) })
 		wg.Go(func() { c.leases.Run(lead, c.expire) })
 	}
+}
+
+// forget drops what was heard and seen in an earlier leadership: it may have changed since, and changed back. No leadership is under way.
+func (c *Controller) forget() {
+	c.reports.Reset()
+	c.clients = idleClients{after: clientIdle}
+	c.detours, c.wished = nil, nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unplaced, c.back = nil, 0
+	clear(c.since)
+	clear(c.drains)
 }
 
 func (c *Controller) expire(ctx context.Context, sidecar string, epoch uint64) {
@@ -232,8 +257,10 @@ func (c *Controller) found(ctx context.Context) bool {
 	if c.machine.View().ClusterID != "" {
 		return true
 	}
+	// Services outlive clusters: to them, the owners of one that is founded later are the newer ones.
+	incarnation := uint64(max(time.Now().Unix(), 1))
 	return c.insist(ctx, "found the cluster", &statepb.Command{Kind: &statepb.Command_Found{
-		Found: &statepb.Found{ClusterId: c.store.ClusterID(), Incarnation: 1},
+		Found: &statepb.Found{ClusterId: c.store.ClusterID(), Incarnation: incarnation},
 	}})
 }
 

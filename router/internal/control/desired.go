@@ -22,18 +22,51 @@ func pipelineKey(name string) state.ResourceKey {
 
 // Assignments is everything that a sidecar should run, in the order of pipelines and stages.
 func Assignments(view *state.View, sidecar string) []*controlv1.Assignment {
-	var keys []state.StageKey
-	for key, a := range view.Assignments {
-		if a.GetSidecarId() == sidecar {
-			keys = append(keys, key)
-		}
-	}
-	slices.SortFunc(keys, state.CompareStages)
+	keys := view.Owned(sidecar)
 	out := make([]*controlv1.Assignment, 0, len(keys))
 	for _, key := range keys {
 		out = append(out, assignment(view, view.Pipelines[key.Pipeline], view.Assignments[key]))
 	}
 	return out
+}
+
+// Desired is what one sidecar should run, in one view of the state after the other. Every watch of a sidecar asks at every change of anything: with a thousand sidecars that is
+// a million times when all of them register, so what concerns this one is compared before its assignments are made. It belongs to one goroutine.
+type Desired struct {
+	sidecar    string
+	seen, next []any
+}
+
+// NewDesired returns that of a sidecar, with nothing seen.
+func NewDesired(sidecar string) *Desired { return &Desired{sidecar: sidecar} }
+
+// In returns the assignments in a view; false if nothing that they are made of has changed since the view before.
+func (d *Desired) In(view *state.View) ([]*controlv1.Assignment, bool) {
+	d.next = madeOf(d.next[:0], view, d.sidecar)
+	if d.seen != nil && slices.Equal(d.seen, d.next) {
+		return nil, false
+	}
+	d.seen, d.next = d.next, d.seen
+	return Assignments(view, d.sidecar), true
+}
+
+// madeOf appends all values of a view that Assignments looks at for a sidecar, which are replaced when they change.
+func madeOf(to []any, view *state.View, sidecar string) []any {
+	to = append(to, view.Incarnation)
+	owned := view.Owned(sidecar)
+	for i, key := range owned {
+		to = append(to, key)
+		if i > 0 && owned[i-1].Pipeline == key.Pipeline {
+			continue // it was looked at, all its stages
+		}
+		p := view.Pipelines[key.Pipeline]
+		to = append(to, p)
+		for _, st := range p.GetPlan().GetStages() {
+			a := view.Assignments[state.StageKey{Pipeline: key.Pipeline, Stage: st.GetName()}]
+			to = append(to, a, view.Sessions[a.GetSidecarId()])
+		}
+	}
+	return to
 }
 
 func assignment(view *state.View, p *statepb.Pipeline, a *statepb.Assignment) *controlv1.Assignment {

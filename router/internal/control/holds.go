@@ -22,11 +22,17 @@ type holds struct {
 	holders map[string]int
 	// released are the newest generations whose release was decided; what comes later must wait for the next one. They stay when the pipeline
 	// has completed: who looks with an older view must still see them.
-	released map[string]uint64
+	released map[string]release
+}
+
+// release is of one generation in one life of a pipeline: another one of the name counts generations from 1 again.
+type release struct {
+	uid        string
+	generation uint64
 }
 
 func newHolds() holds {
-	return holds{left: make(chan struct{}, 1), holders: map[string]int{}, released: map[string]uint64{}}
+	return holds{left: make(chan struct{}, 1), holders: map[string]int{}, released: map[string]release{}}
 }
 
 // Hold opens a pipeline (namespace/name) again if it has completed, so that letters can be replayed into it, and keeps it from completing until release is
@@ -77,7 +83,8 @@ func (c *Controller) Hold(ctx context.Context, pipeline string, stages []string)
 func (c *Controller) isReleased(p *statepb.Pipeline) bool {
 	c.holds.mu.Lock()
 	defer c.holds.mu.Unlock()
-	return c.holds.released[p.GetName()] >= p.GetGeneration()
+	r := c.holds.released[p.GetName()]
+	return r.uid == p.GetUid() && r.generation >= p.GetGeneration()
 }
 
 // running reports whether sidecars have told of all the named stages that the pipeline has. An assignment alone says that a sidecar will run the stage.
@@ -98,19 +105,20 @@ func (c *Controller) running(view *state.View, p *statepb.Pipeline, stages []str
 func (c *Controller) releases(view *state.View) []*statepb.Command {
 	c.holds.mu.Lock()
 	defer c.holds.mu.Unlock()
-	for name, generation := range c.holds.released {
-		if view.Pipelines[name].GetGeneration() < generation { // gone, or another one of the name
+	for name, r := range c.holds.released {
+		if view.Pipelines[name].GetUid() != r.uid { // gone, or another one of the name
 			delete(c.holds.released, name)
 		}
 	}
 	var out []*statepb.Command
 	for _, name := range state.SortedKeys(view.Pipelines) {
 		p := view.Pipelines[name]
+		r := release{p.GetUid(), p.GetGeneration()}
 		// What was decided is done, even if the step did not succeed at first and somebody has come since.
-		if !p.GetHold() || c.holds.holders[name] > 0 && c.holds.released[name] != p.GetGeneration() {
+		if !p.GetHold() || c.holds.holders[name] > 0 && c.holds.released[name] != r {
 			continue
 		}
-		c.holds.released[name] = p.GetGeneration()
+		c.holds.released[name] = r
 		out = append(out, &statepb.Command{Kind: &statepb.Command_ReleasePipeline{
 			ReleasePipeline: &statepb.ReleasePipeline{Pipeline: name, Generation: p.GetGeneration()},
 		}})

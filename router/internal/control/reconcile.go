@@ -50,7 +50,10 @@ func (c *Controller) reconcile(ctx context.Context) error {
 		errs = append(errs, c.try(ctx, cmd))
 	}
 	// The steps above have changed the state.
-	errs = append(errs, c.place(ctx, c.machine.View()))
+	view = c.machine.View()
+	// A generation drains again only after it was placed again.
+	c.forgetDrains(view)
+	errs = append(errs, c.place(ctx, view))
 	return errors.Join(errs...)
 }
 
@@ -142,41 +145,54 @@ func (c *Controller) overdue(view *state.View) []string {
 	defer c.mu.Unlock()
 	now := time.Now()
 	var out []string
-	seen := map[drain]bool{}
 	for _, name := range state.SortedKeys(view.Pipelines) {
 		p := view.Pipelines[name]
 		if !p.GetDraining() {
 			continue
 		}
 		d := drain{name, p.GetGeneration()}
-		seen[d] = true
 		if began, ok := c.drains[d]; !ok {
 			c.drains[d] = now
 		} else if now.Sub(began) > c.cfg.DrainTimeout {
 			out = append(out, name)
 		}
 	}
-	maps.DeleteFunc(c.drains, func(d drain, _ time.Time) bool { return !seen[d] })
 	return out
+}
+
+// forgetDrains forgets when those began that have ended.
+func (c *Controller) forgetDrains(view *state.View) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.drains, func(d drain, _ time.Time) bool {
+		p := view.Pipelines[d.pipeline]
+		return !p.GetDraining() || p.GetGeneration() != d.generation
+	})
 }
 
 // place gives stages to sidecars.
 func (c *Controller) place(ctx context.Context, view *state.View) error {
 	pipelines := c.toPlace(ctx, view)
-	current := map[placement.Key]placement.Place{}
+	current, reports := map[placement.Key]placement.Place{}, map[placement.Key]*controlv1.StageStatus{}
 	for key, a := range view.Assignments {
 		report := c.reports.Stage(key.Pipeline, a.GetGeneration(), key.Stage, a.GetSidecarId())
+		reports[placement.Key(key)] = report
 		current[placement.Key(key)] = placement.Place{
 			Sidecar: a.GetSidecarId(), Address: a.GetAddress(), Gateway: a.GetGateway(),
 			// A stage that has not been heard of yet is not known to be idle.
 			Idle: report != nil && !report.GetOpen(),
 		}
 	}
-	result := placement.Plan(pipelines, c.sidecars(view), current)
+	sidecars := c.sidecars(view)
+	result := placement.Plan(pipelines, sidecars, current)
 	c.mu.Lock()
 	c.unplaced = result.Unplaced
 	c.mu.Unlock()
-	for part := range slices.Chunk(result.Changes, maxChanges) {
+	changes := c.confirmed(result.Changes, reports)
+	if len(changes) == 0 { // else it is looked again with these
+		changes = c.detour(pipelines, sidecars, current)
+	}
+	for part := range slices.Chunk(changes, maxChanges) {
 		assign := &statepb.Assign{}
 		for _, change := range part {
 			key := state.StageKey(change.Key)
@@ -195,6 +211,40 @@ func (c *Controller) place(ctx context.Context, view *state.View) error {
 	return nil
 }
 
+// confirmed leaves out the moves of stages that may have opened since they were said to be idle. What makes a better place for such a stage is often what opens it where it is,
+// such as its service that starts: a move waits for a report that is younger than the wish for it. A stage that was at work and is moved reads again what was not settled.
+func (c *Controller) confirmed(changes []placement.Change, reports map[placement.Key]*controlv1.StageStatus) []placement.Change {
+	wished := map[placement.Key]*controlv1.StageStatus{}
+	changes = slices.DeleteFunc(slices.Clone(changes), func(change placement.Change) bool {
+		now := reports[change.Key]
+		if now == nil {
+			return false // it was nowhere
+		}
+		since, before := c.wished[change.Key]
+		if !before {
+			since = now
+		}
+		wished[change.Key] = since
+		return now == since
+	})
+	c.wished = wished
+	return changes
+}
+
+// detour moves stages off paths that are cut. A move counts as made whatever becomes of the command: what is not known must not be tried without bound.
+func (c *Controller) detour(pipelines []placement.Pipeline, sidecars []placement.Sidecar, current map[placement.Key]placement.Place) []placement.Change {
+	now := time.Now()
+	detours := placement.Detours(pipelines, sidecars, current, c.detours, c.cfg.SessionTTL, now)
+	c.detours = placement.Recent(append(c.detours, detours...), c.cfg.SessionTTL, now)
+	changes := make([]placement.Change, len(detours))
+	for i, d := range detours {
+		changes[i] = d.Change
+		c.cfg.Logger.Warn("a stage moves, since its sidecar and that of a neighbour do not reach each other", "pipeline", d.Pipeline, "stage", d.Stage,
+			"from", d.From, "sidecar", d.To.Sidecar, "missed", d.Around.String(), "for", d.Missed.Round(time.Millisecond))
+	}
+	return changes
+}
+
 // toPlace returns the stages that should run now, with what they need.
 func (c *Controller) toPlace(ctx context.Context, view *state.View) []placement.Pipeline {
 	var out []placement.Pipeline
@@ -205,7 +255,7 @@ func (c *Controller) toPlace(ctx context.Context, view *state.View) []placement.
 		if !c.runs(view, p) {
 			continue
 		}
-		pp := placement.Pipeline{Name: name}
+		pp := placement.Pipeline{Name: name, Stays: p.GetDraining() || p.GetHold()}
 		for _, st := range p.GetPlan().GetStages() {
 			if state.Ended(p, st.GetName()) {
 				continue
@@ -217,6 +267,9 @@ func (c *Controller) toPlace(ctx context.Context, view *state.View) []placement.
 				}
 				if e.GetFrom() == s.Name {
 					s.Downstream = append(s.Downstream, e.GetTo())
+					if e.GetBestEffort() {
+						s.Spared = append(s.Spared, e.GetTo())
+					}
 				}
 			}
 			if e := s.Need.Endpoint; e != nil && !e.Loopback {
@@ -282,7 +335,7 @@ func (c *Controller) sidecars(view *state.View) []placement.Sidecar {
 	var out []placement.Sidecar
 	for _, id := range state.SortedKeys(view.Sessions) {
 		s := view.Sessions[id]
-		sc := placement.Sidecar{ID: id, Silent: c.leases.Silent(id)}
+		sc := placement.Sidecar{ID: id, Silent: c.leases.Silent(id), Misses: c.leases.Misses(id)}
 		for _, a := range s.GetHostAddresses() {
 			if addr, err := netip.ParseAddr(a); err == nil {
 				sc.Addresses = append(sc.Addresses, addr)

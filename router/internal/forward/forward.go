@@ -36,23 +36,25 @@ type Cluster interface {
 	Leader() (id, address string)
 }
 
-// Config is what a forwarder stands on. All fields but Outgoing are required.
+// Config is what a forwarder stands on. All fields but Outgoing and Gone are required.
 type Config struct {
 	Cluster Cluster
 	// Own reports whether each router answers a method itself. A request that asks for a stale answer is answered here anyway.
 	Own func(fullMethod string) bool
 	// Dial connects to another router.
-	Dial func(address string) (*grpc.ClientConn, error)
+	Dial func(id, address string) (*grpc.ClientConn, error)
 	// Outgoing adds to an outgoing context who the caller is. Nil adds nothing.
 	Outgoing func(context.Context) context.Context
+	// Gone returns the error of every call, other than those of Own, once this router is no part of the cluster any more; nil before. Nil for one that never is.
+	Gone func() error
 	// Patience is how long a call waits for a leader: elections are not worth an error.
 	Patience time.Duration
 	// NoLeader makes the error of a call that found no leader in that time.
 	NoLeader func() error
 	// NotLeader makes the error of a call that another router sent here although this one does not lead.
 	NotLeader func() error
-	// NotReached makes the error of a call that could not be sent to the leader.
-	NotReached func(leader, address string) error
+	// NotReached makes the error of a call that could not be sent to the leader. The cause is nil where the leader takes no connections now.
+	NotReached func(leader, address string, cause error) error
 	// Lost makes the error of a call whose outcome is unknown because the leader did not answer.
 	Lost   func(leader string, cause error) error
 	Logger *slog.Logger
@@ -90,12 +92,19 @@ func (f *Forwarder) follow() {
 			return
 		case <-tick.C:
 		}
-		if f.cfg.Cluster.Leads() {
-			f.links.follow("")
-		} else if _, address := f.cfg.Cluster.Leader(); address != "" {
-			f.links.follow(address)
+		if f.gone() != nil || f.cfg.Cluster.Leads() {
+			f.links.follow(target{})
+		} else if id, address := f.cfg.Cluster.Leader(); address != "" {
+			f.links.follow(target{id, address})
 		}
 	}
+}
+
+func (f *Forwarder) gone() error {
+	if f.cfg.Gone == nil {
+		return nil
+	}
+	return f.cfg.Gone()
 }
 
 // staler is a request that can ask for an answer of the router that it reaches, however old.
@@ -105,6 +114,9 @@ type staler interface{ GetStale() bool }
 func (f *Forwarder) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	if f.cfg.Own(info.FullMethod) {
 		return handler(ctx, req)
+	}
+	if err := f.gone(); err != nil {
+		return nil, err
 	}
 	if s, ok := req.(staler); ok && s.GetStale() {
 		return handler(ctx, req)
@@ -124,8 +136,8 @@ func (f *Forwarder) Unary(ctx context.Context, req any, info *grpc.UnaryServerIn
 			}
 			return resp, err
 		}
-		resp, err := f.invoke(ctx, info.FullMethod, to.address, req)
-		if err != nil && notDone(err) && time.Now().Before(deadline) && pause(ctx) {
+		resp, err := f.invoke(ctx, info.FullMethod, to, req)
+		if err != nil && notDone(err) && !lasts(err) && time.Now().Before(deadline) && pause(ctx) {
 			continue // somebody else will lead
 		}
 		return resp, f.failed(ctx, to, err)
@@ -146,8 +158,8 @@ func (f *Forwarder) Stream(srv any, stream grpc.ServerStream, info *grpc.StreamS
 		if here {
 			return handler(srv, stream)
 		}
-		err = f.proxy(stream, info, to.address)
-		if errors.Is(err, errNotReached) && time.Now().Before(deadline) && pause(stream.Context()) {
+		err = f.proxy(stream, info, to)
+		if errors.Is(err, errNotReached) && !lasts(err) && time.Now().Before(deadline) && pause(stream.Context()) {
 			continue
 		}
 		return f.failed(stream.Context(), to, err)
@@ -160,9 +172,17 @@ type target struct{ id, address string }
 // notDone reports whether a call was certainly not carried out: the leader was not reached, or leads no more.
 func notDone(err error) bool { return errors.Is(err, errNotReached) || isNotLeader(err) }
 
+// lasts reports whether a call was not sent for a cause that does not go away by itself: another router can answer at once.
+func lasts(err error) bool {
+	return errors.As(err, new(*cannotReachError))
+}
+
 // choose waits until somebody leads: this router, or another at an address.
 func (f *Forwarder) choose(ctx context.Context, deadline time.Time) (here bool, to target, err error) {
 	for {
+		if err := f.gone(); err != nil {
+			return false, target{}, err
+		}
 		if f.cfg.Cluster.Leads() {
 			return true, target{}, nil
 		}
@@ -206,12 +226,12 @@ func (f *Forwarder) outgoing(ctx context.Context) context.Context {
 	return ctx
 }
 
-func (f *Forwarder) invoke(ctx context.Context, method, address string, req any) (proto.Message, error) {
+func (f *Forwarder) invoke(ctx context.Context, method string, to target, req any) (proto.Message, error) {
 	of, err := typesOf(method)
 	if err != nil {
 		return nil, err
 	}
-	link, err := f.reach(ctx, address)
+	link, err := f.reach(ctx, to)
 	if err != nil {
 		return nil, err
 	}
@@ -223,13 +243,13 @@ func (f *Forwarder) invoke(ctx context.Context, method, address string, req any)
 		return nil, err
 	}
 	// A caller without use for it does not mind, and neither does one that is gone.
-	_ = grpc.SetTrailer(ctx, metadata.Pairs(LeaderKey, address))
+	_ = grpc.SetTrailer(ctx, metadata.Pairs(LeaderKey, to.address))
 	return resp, nil
 }
 
 // reach returns a link over which a call can be made now. An error that is errNotReached says that nothing was sent.
-func (f *Forwarder) reach(ctx context.Context, address string) (*link, error) {
-	link, err := f.links.take(address)
+func (f *Forwarder) reach(ctx context.Context, to target) (*link, error) {
+	link, err := f.links.take(to)
 	if err != nil {
 		return nil, err
 	}
@@ -238,7 +258,7 @@ func (f *Forwarder) reach(ctx context.Context, address string) (*link, error) {
 	if err := link.ready(ctx); err != nil {
 		link.give()
 		// What comes next dials anew, and does not wait for the end of a pause that this connection makes.
-		f.links.retire(address)
+		f.links.retire(to)
 		return nil, err
 	}
 	return link, nil
@@ -252,12 +272,16 @@ func (f *Forwarder) failed(ctx context.Context, to target, err error) error {
 	case ctx.Err() != nil:
 		return status.FromContextError(ctx.Err()).Err()
 	case errors.Is(err, errNotReached):
-		return f.cfg.NotReached(to.id, to.address)
+		var cause error
+		if refused := (*cannotReachError)(nil); errors.As(err, &refused) {
+			cause = refused.cause
+		}
+		return f.cfg.NotReached(to.id, to.address, cause)
 	case hasReason(err) || (status.Code(err) != codes.Unavailable && status.Code(err) != codes.Canceled):
 		return err
 	}
 	// What comes next dials anew, and does not wait for the end of a pause that this connection makes.
-	f.links.retire(to.address)
+	f.links.retire(to)
 	f.cfg.Logger.Debug("leader did not answer a forwarded call", "leader", to.id, "err", err)
 	return f.cfg.Lost(to.id, errors.New(status.Convert(err).Message()))
 }

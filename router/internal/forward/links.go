@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -20,14 +21,14 @@ const (
 
 // links are the connections to the router that leads. Those to one that led before go when the last call over them has ended.
 type links struct {
-	dial func(address string) (*grpc.ClientConn, error)
+	dial func(id, address string) (*grpc.ClientConn, error)
 
 	mu      sync.Mutex
 	closed  bool
-	address string
-	open    []*link // to address
+	to      target
+	open    []*link // to that router
 	retired map[*link]bool
-	// leads ends when another router leads than the one at address.
+	// leads ends when another router leads.
 	leads context.Context //nolint:containedctx // of a leadership, not of a call
 	end   context.CancelFunc
 }
@@ -39,20 +40,20 @@ type link struct {
 	calls int             // guarded by of.mu
 }
 
-func newLinks(dial func(address string) (*grpc.ClientConn, error)) *links {
+func newLinks(dial func(id, address string) (*grpc.ClientConn, error)) *links {
 	l := &links{dial: dial, retired: map[*link]bool{}}
 	l.leads, l.end = context.WithCancel(context.Background())
 	return l
 }
 
-// take returns a link to the address with room for a call; it is given back after the call.
-func (l *links) take(address string) (*link, error) {
+// take returns a link to the leader with room for a call; it is given back after the call.
+func (l *links) take(to target) (*link, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return nil, status.Error(codes.Unavailable, "this router is stopping")
+		return nil, &cannotReachError{errStopping}
 	}
-	l.turn(address)
+	l.turn(to)
 	for _, one := range l.open {
 		if one.calls < callsPerLink {
 			one.calls++
@@ -62,9 +63,9 @@ func (l *links) take(address string) (*link, error) {
 	if len(l.open) >= maxLinks {
 		return nil, status.Errorf(codes.ResourceExhausted, "this router has %d calls to the leader under way, which is the limit: ask another router", maxLinks*callsPerLink)
 	}
-	conn, err := l.dial(address)
+	conn, err := l.dial(to.id, to.address)
 	if err != nil {
-		return nil, status.Errorf(codes.Unavailable, "reach the leader at %s: %v", address, err)
+		return nil, &cannotReachError{err}
 	}
 	one := &link{of: l, conn: conn, leads: l.leads, calls: 1}
 	l.open = append(l.open, one)
@@ -72,30 +73,30 @@ func (l *links) take(address string) (*link, error) {
 }
 
 // turn ends the calls under way to the router that led before, when another one leads: that one may be paused, and would never answer them. The caller holds mu.
-func (l *links) turn(address string) {
-	if l.address == address {
+func (l *links) turn(to target) {
+	if l.to == to {
 		return
 	}
 	l.end()
 	l.retireAll()
-	l.address = address
+	l.to = to
 	l.leads, l.end = context.WithCancel(context.Background())
 }
 
 // follow tells who leads, also while there are no new calls.
-func (l *links) follow(address string) {
+func (l *links) follow(to target) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.closed && l.address != "" {
-		l.turn(address)
+	if !l.closed && l.to != (target{}) {
+		l.turn(to)
 	}
 }
 
-// retire uses the connections to an address no more.
-func (l *links) retire(address string) {
+// retire uses the connections to a router no more.
+func (l *links) retire(to target) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.address == address {
+	if l.to == to {
 		l.retireAll()
 	}
 }
@@ -114,6 +115,15 @@ func (l *links) retireAll() {
 
 // errNotReached says that there is no connection to the leader.
 var errNotReached = errors.New("the leader is not reached")
+
+// cannotReachError is errNotReached for a cause that does not go away by itself.
+type cannotReachError struct{ cause error }
+
+func (e *cannotReachError) Error() string { return fmt.Sprintf("%v: %v", errNotReached, e.cause) }
+
+func (e *cannotReachError) Is(target error) bool { return target == errNotReached }
+
+var errStopping = errors.New("this router is stopping")
 
 // ready waits until the connection stands.
 func (k *link) ready(ctx context.Context) error {

@@ -44,12 +44,12 @@ func typesOf(fullMethod string) (types, error) {
 }
 
 // proxy joins a caller's stream to one of the leader, message by message: neither side is read faster than the other takes.
-func (f *Forwarder) proxy(caller grpc.ServerStream, info *grpc.StreamServerInfo, address string) error {
+func (f *Forwarder) proxy(caller grpc.ServerStream, info *grpc.StreamServerInfo, to target) error {
 	of, err := typesOf(info.FullMethod)
 	if err != nil {
 		return err
 	}
-	link, err := f.reach(caller.Context(), address)
+	link, err := f.reach(caller.Context(), to)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -40,6 +41,9 @@ type Cluster struct {
 	TLS *tls.Config
 	// VerifyPeer judges the certificate of another router, in both directions; it is only asked about those that TLS has verified. Nil accepts them all.
 	VerifyPeer func(*x509.Certificate) error
+	// Room is how many bytes this router's server may take, and Least the same of the member that gives the fewest: what does not fit there cannot have its copies.
+	Room  int64
+	Least func() int64
 	// Leading returns a context that ends with the leadership of this router, and whether it leads.
 	Leading func() (context.Context, bool)
 	// Mark keeps the high-water mark, and refuses it from a router that leads no more.
@@ -85,7 +89,7 @@ func (s *Store) openServer(ctx context.Context) (*embed.Server, map[string]strin
 		switch {
 		case ok && len(routes) >= copies, ok && len(routes) > 1 && err == nil:
 			server, err := embed.Open(embed.Config{
-				Dir: dir, ServerName: s.cluster.ServerName, Logger: s.log,
+				Dir: dir, ServerName: s.cluster.ServerName, MaxStoreBytes: s.cluster.Room, Logger: s.log,
 				Cluster: &embed.Cluster{
 					Name: s.cluster.Name(), Listen: s.cluster.Listen, Routes: slices.Collect(maps.Values(routes)), TLS: s.cluster.TLS, VerifyPeer: s.cluster.VerifyPeer,
 				},
@@ -123,7 +127,8 @@ func (s *Store) serveCluster(ctx context.Context, server *embed.Server, routes m
 			return
 		}
 		s.set(nil, errors.New("it is being opened"))
-		store, hangUp, err := s.openShared(leading, server)
+		room := s.cluster.Least()
+		store, hangUp, err := s.openShared(leading, server, room)
 		if err != nil {
 			s.set(nil, err)
 			// Right after a start the servers elect, which is no news.
@@ -137,7 +142,7 @@ func (s *Store) serveCluster(ctx context.Context, server *embed.Server, routes m
 		retry = firstRetry
 		s.set(store, nil)
 		s.log.Info("dead-letter store is open")
-		over := s.keepOpen(ctx, leading, server, routes)
+		over := s.keepOpen(ctx, leading, store, server, routes, room)
 		s.set(nil, errors.New("this router does not lead the cluster"))
 		if err := store.Close(); err != nil {
 			s.log.Warn("dead-letter store did not close well", "err", err)
@@ -149,9 +154,15 @@ func (s *Store) serveCluster(ctx context.Context, server *embed.Server, routes m
 	}
 }
 
-// keepOpen waits while the store can stay open; over says that the server cannot go on either.
-func (s *Store) keepOpen(ctx, leading context.Context, server *embed.Server, routes map[string]string) (over bool) {
-	for leading.Err() == nil {
+// keepOpen waits while the store can stay open as it is; over says that the server cannot go on either.
+func (s *Store) keepOpen(ctx, leading context.Context, store *dlq.Store, server *embed.Server, routes map[string]string, room int64) (over bool) {
+	for leading.Err() == nil && s.cluster.Least() == room {
+		select {
+		case <-store.Superseded():
+			s.log.Warn("dead-letter store is opened again, for another one has saved its mark since")
+			return false
+		default:
+		}
 		if s.useless(server, routes) || !pause(ctx, lookEvery) {
 			return true
 		}
@@ -187,7 +198,7 @@ func (s *Store) awaitLeading(ctx context.Context, server *embed.Server, routes m
 }
 
 // openShared opens the store of the cluster, and takes over what this router kept while it was alone.
-func (s *Store) openShared(ctx context.Context, server *embed.Server) (store *dlq.Store, hangUp func(), err error) {
+func (s *Store) openShared(ctx context.Context, server *embed.Server, room int64) (store *dlq.Store, hangUp func(), err error) {
 	js, err := server.JetStream()
 	if err != nil {
 		return nil, nil, err
@@ -197,7 +208,7 @@ func (s *Store) openShared(ctx context.Context, server *embed.Server) (store *dl
 			js.Conn().Close()
 		}
 	}()
-	cfg := dlq.Config{Mark: s.cluster.Mark, Replicas: copies, MaxBytes: maxBytes(server), Logger: s.log}
+	cfg := dlq.Config{Mark: s.cluster.Mark, Replicas: copies, MaxBytes: maxBytes(room), Logger: s.log}
 	old, err := s.openOld(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -229,6 +240,9 @@ func (s *Store) Forget(ctx context.Context, serverName string) error {
 		return nil
 	}
 	if server == nil {
+		if _, err := os.Stat(filepath.Join(s.dir, sharedDir)); errors.Is(err, fs.ErrNotExist) {
+			return nil // there were never enough routers for such servers
+		}
 		return fmt.Errorf("forget server %s: %w: the server is not running", serverName, dlq.ErrUnavailable)
 	}
 	return server.Forget(ctx, serverName)
@@ -258,7 +272,7 @@ func (s *Store) Complete(ctx context.Context, servers []string) error {
 		case !slices.Contains(servers, c.Server):
 			return fmt.Errorf("%w: server %s, which is no member, is to give its copy of the letters to another one", dlq.ErrUnavailable, c.Server)
 		case !c.Current:
-			return fmt.Errorf("%w: the copy of the letters at server %s is %d changes behind, and was heard of %s ago", dlq.ErrUnavailable, c.Server, c.Lag, c.Silent.Round(time.Millisecond))
+			return fmt.Errorf("%w: letters: %s", dlq.ErrUnavailable, c.Missing())
 		}
 	}
 	if n := len(st.Copies); n < st.Replicas {
@@ -267,7 +281,7 @@ func (s *Store) Complete(ctx context.Context, servers []string) error {
 	return nil
 }
 
-// maxBytes is what letters may take of what the server may: it refuses a stream that could outgrow it.
-func maxBytes(server *embed.Server) int64 {
-	return min(dlq.DefaultMaxBytes, server.MaxStoreBytes()/10*9)
+// maxBytes is what letters may take of what a server may: it refuses a stream that could outgrow it.
+func maxBytes(room int64) int64 {
+	return min(dlq.DefaultMaxBytes, room/10*9)
 }

@@ -1,19 +1,22 @@
 package letters_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/conveyor-etl/conveyor/dlq"
+	"github.com/conveyor-etl/conveyor/dlq/dlqtest"
 	"github.com/conveyor-etl/conveyor/router/internal/letters"
 )
 
@@ -28,6 +31,7 @@ type leadership struct {
 	end     context.CancelFunc
 	mark    []byte
 	version uint64
+	least   atomic.Int64 // the room at the member that has the least
 }
 
 func (l *leadership) lead(i int) {
@@ -49,8 +53,11 @@ func (l *leadership) Load(context.Context) ([]byte, error) {
 func (l *leadership) Save(_ context.Context, mark []byte, version uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if version == l.version && bytes.Equal(mark, l.mark) {
+		return nil
+	}
 	if version != l.version+1 {
-		return errors.New("somebody else has saved the mark")
+		return dlq.ErrSuperseded
 	}
 	l.mark, l.version = mark, version
 	return nil
@@ -61,6 +68,7 @@ type routers struct {
 	t      *testing.T
 	shared leadership
 	dirs   [3]string
+	rooms  [3]int64
 	routes []string
 	names  []string
 	stores [3]*letters.Store
@@ -68,14 +76,12 @@ type routers struct {
 }
 
 func newRouters(t *testing.T) *routers {
-	r := &routers{t: t}
+	const room = 1 << 30
+	r := &routers{t: t, rooms: [3]int64{room, room, room}}
+	r.shared.least.Store(room)
+	r.routes = dlqtest.FreeAddresses(t, 3)
 	for i := range 3 {
-		lis, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer lis.Close()
-		r.routes, r.names, r.dirs[i] = append(r.routes, lis.Addr().String()), append(r.names, fmt.Sprintf("%d-first", i+1)), t.TempDir()
+		r.names, r.dirs[i] = append(r.names, fmt.Sprintf("%d-first", i+1)), t.TempDir()
 	}
 	r.shared.lead(0)
 	t.Cleanup(func() { r.shared.end() })
@@ -95,6 +101,7 @@ func (r *routers) start(i int) {
 		Routes: func() (map[string]string, bool) {
 			return map[string]string{r.names[0]: r.routes[0], r.names[1]: r.routes[1], r.names[2]: r.routes[2]}, true
 		},
+		Room: r.rooms[i], Least: func() int64 { return r.shared.least.Load() },
 		Leading: func() (context.Context, bool) {
 			r.shared.mu.Lock()
 			defer r.shared.mu.Unlock()
@@ -228,4 +235,91 @@ func TestCluster_TakesOverTheLettersOfARouterThatWasAlone(t *testing.T) {
 	if err := back.Check(t.Context()); err == nil {
 		t.Error("a router that is alone opened the letters of a cluster")
 	}
+}
+
+func TestCluster_ARouterWithMoreRoomThanTheOthersKeepsNoMoreThanTheyCan(t *testing.T) {
+	const little, less = 256 << 20, 128 << 20
+	r := newRouters(t)
+	r.rooms[0], r.rooms[1] = little, little
+	r.shared.least.Store(little)
+	r.shared.lead(2)
+	for i := range 3 {
+		r.start(i)
+	}
+	limit := func(want uint64) {
+		t.Helper()
+		await(t, func() error {
+			st, err := r.stores[2].Status(t.Context())
+			if err == nil && (st.MaxBytes > want || st.MaxBytes < want/2) {
+				err = fmt.Errorf("letters may take %d bytes, and a router has %d for them", st.MaxBytes, want)
+			}
+			return err
+		})
+	}
+	r.append(2, "a")
+	limit(little)
+	// The store is told when that changes, as it does when a router is replaced.
+	r.shared.least.Store(less)
+	limit(less)
+	r.append(2, "b")
+}
+
+func TestStore_WhoeverReadsLettersWaitsUntilTheyAreOpen(t *testing.T) {
+	s := letters.New(t.TempDir(), nil, slog.New(slog.DiscardHandler))
+	listed := make(chan error, 1)
+	go func() {
+		for _, err := range s.List(t.Context(), dlq.Query{}) {
+			listed <- err
+			return
+		}
+		listed <- nil
+	}()
+	defer run(t, s)()
+	if err := <-listed; err != nil {
+		t.Errorf("the letters were about to be opened: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := letters.New(t.TempDir(), nil, slog.New(slog.DiscardHandler)).Get(ctx, 1); !errors.Is(err, dlq.ErrUnavailable) {
+		t.Errorf("whoever gives up is told why: %v", err)
+	}
+}
+
+// It would take no letters until another router leads, or longer.
+func TestCluster_AStoreThatWasSupersededIsOpenedAgainByTheRouterThatLeads(t *testing.T) {
+	r := newRouters(t)
+	for i := range 3 {
+		r.start(i)
+	}
+	r.append(0, "a")
+	r.shared.saveAsAnother(t)
+	if _, err := r.stores[0].Append(t.Context(), []dlq.Letter{letter("b")}); !errors.Is(err, dlq.ErrUnavailable) {
+		t.Errorf("the store that was superseded answered %v", err)
+	}
+	r.append(0, "b")
+	r.append(0, "a")
+	if got := r.ids(0); !slices.Equal(got, []uint64{1, 2}) {
+		t.Errorf("letters %v", got)
+	}
+	if _, err := r.stores[0].Count(t.Context()); err != nil {
+		t.Errorf("after it was opened again: %v", err)
+	}
+}
+
+// saveAsAnother saves the mark once more, as a store does that nothing else is known of.
+func (l *leadership) saveAsAnother(t *testing.T) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var state map[string]any
+	if err := json.Unmarshal(l.mark, &state); err != nil {
+		t.Fatal(err)
+	}
+	l.version++
+	state["version"], state["writer"] = l.version, "another"
+	mark, err := json.Marshal(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.mark = mark
 }

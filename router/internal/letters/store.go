@@ -20,6 +20,8 @@ import (
 const (
 	firstRetry = 500 * time.Millisecond
 	lastRetry  = 30 * time.Second
+	// openWait is how long people wait for a store that is not open: after a change of leader it takes some seconds.
+	openWait = 8 * time.Second
 )
 
 // Store is the dead-letter store of this router. While it is not open its methods return errors that wrap dlq.ErrUnavailable.
@@ -34,11 +36,12 @@ type Store struct {
 	store  *dlq.Store
 	server *embed.Server // of a cluster
 	cause  error
+	news   chan struct{} // closed and replaced when store or cause changes
 }
 
 // New returns a store in dir that is not open yet; cluster is nil for a router that is alone. Run it.
 func New(dir string, cluster *Cluster, log *slog.Logger) *Store {
-	return &Store{dir: dir, cluster: cluster, log: log, opened: make(chan struct{}), cause: errors.New("it is being opened")}
+	return &Store{dir: dir, cluster: cluster, log: log, opened: make(chan struct{}), cause: errors.New("it is being opened"), news: make(chan struct{})}
 }
 
 // Opened is closed after the first try to open it, however that went; among several routers it does not wait for the others.
@@ -107,7 +110,7 @@ func (s *Store) open(ctx context.Context) (failed <-chan struct{}, stop func() e
 	if err != nil {
 		return nil, nil, errors.Join(err, server.Close())
 	}
-	store, err := dlq.Open(ctx, js, dlq.Config{Dir: s.dir, MaxBytes: maxBytes(server), Logger: s.log})
+	store, err := dlq.Open(ctx, js, dlq.Config{Dir: s.dir, MaxBytes: maxBytes(server.MaxStoreBytes()), Logger: s.log})
 	if err != nil {
 		return nil, nil, errors.Join(err, server.Close())
 	}
@@ -119,6 +122,8 @@ func (s *Store) set(store *dlq.Store, cause error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.store, s.cause = store, cause
+	close(s.news)
+	s.news = make(chan struct{})
 }
 
 func (s *Store) use() (*dlq.Store, error) {
@@ -128,6 +133,26 @@ func (s *Store) use() (*dlq.Store, error) {
 		return nil, fmt.Errorf("%w: %w", dlq.ErrUnavailable, s.cause)
 	}
 	return s.store, nil
+}
+
+// await is use for who would only ask again: it waits a while for a store that is not open.
+func (s *Store) await(ctx context.Context) (*dlq.Store, error) {
+	ctx, cancel := context.WithTimeout(ctx, openWait)
+	defer cancel()
+	for {
+		s.mu.RLock()
+		changed := s.news
+		s.mu.RUnlock()
+		store, err := s.use()
+		if err == nil {
+			return store, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-changed:
+		}
+	}
 }
 
 // Append stores letters durably.
@@ -141,7 +166,7 @@ func (s *Store) Append(ctx context.Context, letters []dlq.Letter) ([]dlq.Result,
 
 // Get returns one letter.
 func (s *Store) Get(ctx context.Context, id uint64) (dlq.Letter, error) {
-	store, err := s.use()
+	store, err := s.await(ctx)
 	if err != nil {
 		return dlq.Letter{}, err
 	}
@@ -150,7 +175,7 @@ func (s *Store) Get(ctx context.Context, id uint64) (dlq.Letter, error) {
 
 // List yields letters in the order of their ids.
 func (s *Store) List(ctx context.Context, q dlq.Query) iter.Seq2[dlq.Letter, error] {
-	store, err := s.use()
+	store, err := s.await(ctx)
 	if err != nil {
 		return func(yield func(dlq.Letter, error) bool) { yield(dlq.Letter{}, err) }
 	}
@@ -159,7 +184,7 @@ func (s *Store) List(ctx context.Context, q dlq.Query) iter.Seq2[dlq.Letter, err
 
 // Discard removes letters durably.
 func (s *Store) Discard(ctx context.Context, ids ...uint64) error {
-	store, err := s.use()
+	store, err := s.await(ctx)
 	if err != nil {
 		return err
 	}

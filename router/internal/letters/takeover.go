@@ -40,7 +40,7 @@ func (s *Store) openOld(ctx context.Context) (*old, error) {
 	js, err := server.JetStream()
 	if err == nil {
 		var store *dlq.Store
-		if store, err = dlq.Open(ctx, js, dlq.Config{Dir: s.dir, MaxBytes: maxBytes(server), Logger: s.log}); err == nil {
+		if store, err = dlq.Open(ctx, js, dlq.Config{Dir: s.dir, MaxBytes: maxBytes(server.MaxStoreBytes()), Logger: s.log}); err == nil {
 			return &old{server: server, store: store}, nil
 		}
 	}

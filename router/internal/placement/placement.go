@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	conveyorv1 "github.com/conveyor-etl/conveyor/protos/conveyor/v1"
 )
@@ -17,6 +18,8 @@ type Pipeline struct {
 	Name string
 	// Stages in topological order; those that have completed are left out.
 	Stages []Stage
+	// Stays: what runs of it makes no detour, as it drains or is held open for letters.
+	Stays bool
 }
 
 // Stage is one node with what it needs.
@@ -25,6 +28,8 @@ type Stage struct {
 	Need Need
 	// Upstream and Downstream are the names of its neighbours.
 	Upstream, Downstream []string
+	// Spared are those of Downstream that get what they can take: this stage does not wait for them, so it makes no detour because of them.
+	Spared []string
 }
 
 // Need is what a stage needs beside it: an Endpoint, a Connector, or, when both are empty, nothing.
@@ -54,6 +59,8 @@ type Sidecar struct {
 	ID string
 	// Silent: it may be gone. It keeps what it has, and gets nothing more where another one can have it: sidecars that are lost together are missed one after the other.
 	Silent bool
+	// Misses are the sidecars that this one says it does not reach, and for how long it has said so without a break.
+	Misses map[string]time.Duration
 	// Addresses of its host.
 	Addresses []netip.Addr
 	Services  []Service
@@ -102,28 +109,11 @@ type Result struct {
 }
 
 // Plan places every stage that can be placed. A stage that runs stays where it is; one that is idle moves only to where its service is. Among equal places it
-// takes the one that runs the most neighbours, then the most stages of the pipeline, then the fewest stages at all. It is a pure function: equal arguments give equal results, and a plan that
-// is carried out needs no further change.
+// takes the one that misses the fewest neighbours, then that which runs the most of them, then the most stages of the pipeline, then the fewest stages at all.
+// It is a pure function: equal arguments give equal results, and a plan that is carried out needs no further change.
 func Plan(pipelines []Pipeline, sidecars []Sidecar, current map[Key]Place) Result {
-	p := &planner{byID: map[string]*Sidecar{}, load: map[string]int{}, places: map[Key]Place{}, moved: map[Key]bool{}, unplaced: map[Key]string{}, names: map[string][]string{}}
-	p.sidecars = slices.Clone(sidecars)
-	slices.SortFunc(p.sidecars, func(a, b Sidecar) int { return cmp.Compare(a.ID, b.ID) })
-	for i := range p.sidecars {
-		p.byID[p.sidecars[i].ID] = &p.sidecars[i]
-	}
-	each := func(do func(Key, *Stage)) {
-		for i := range pipelines {
-			for j := range pipelines[i].Stages {
-				do(Key{pipelines[i].Name, pipelines[i].Stages[j].Name}, &pipelines[i].Stages[j])
-			}
-		}
-	}
-	each(func(k Key, _ *Stage) {
-		p.names[k.Pipeline] = append(p.names[k.Pipeline], k.Stage)
-		if at, ok := current[k]; ok && p.byID[at.Sidecar] != nil {
-			p.set(k, at)
-		}
-	})
+	p := newPlanner(pipelines, sidecars, current)
+	each := func(do func(Key, *Stage)) { eachStage(pipelines, do) }
 	each(p.review)
 	// What has the least choice is placed first, so that the others can join it.
 	each(func(k Key, s *Stage) { p.place(k, s, !s.Need.builtIn() && p.served(s)) })
@@ -146,6 +136,34 @@ type planner struct {
 	moved    map[Key]bool
 	unplaced map[Key]string
 	names    map[string][]string // of the stages of each pipeline
+	missed   map[Path]time.Duration
+}
+
+func newPlanner(pipelines []Pipeline, sidecars []Sidecar, current map[Key]Place) *planner {
+	p := &planner{
+		byID: map[string]*Sidecar{}, load: map[string]int{}, places: map[Key]Place{}, moved: map[Key]bool{}, unplaced: map[Key]string{}, names: map[string][]string{},
+	}
+	p.sidecars = slices.Clone(sidecars)
+	slices.SortFunc(p.sidecars, func(a, b Sidecar) int { return cmp.Compare(a.ID, b.ID) })
+	for i := range p.sidecars {
+		p.byID[p.sidecars[i].ID] = &p.sidecars[i]
+	}
+	p.missed = missed(p.byID)
+	eachStage(pipelines, func(k Key, _ *Stage) {
+		p.names[k.Pipeline] = append(p.names[k.Pipeline], k.Stage)
+		if at, ok := current[k]; ok && p.byID[at.Sidecar] != nil {
+			p.set(k, at)
+		}
+	})
+	return p
+}
+
+func eachStage(pipelines []Pipeline, do func(Key, *Stage)) {
+	for i := range pipelines {
+		for j := range pipelines[i].Stages {
+			do(Key{pipelines[i].Name, pipelines[i].Stages[j].Name}, &pipelines[i].Stages[j])
+		}
+	}
 }
 
 func (p *planner) set(k Key, at Place) {
@@ -188,27 +206,47 @@ func (p *planner) place(k Key, s *Stage, now bool) {
 	if _, ok := p.places[k]; ok || !now {
 		return
 	}
+	h := p.homes(s)
+	if h.none != "" {
+		p.unplaced[k] = h.none
+		return
+	}
+	p.move(k, h.on(p.best(k, s, h.fits)))
+}
+
+// homes are where a stage can run.
+type homes struct {
+	// none says why there is no sidecar, or is empty.
+	none string
+	fits func(*Sidecar) bool
+	on   func(*Sidecar) Place
+}
+
+func (p *planner) homes(s *Stage) homes {
 	n := s.Need
 	switch {
 	case len(p.sidecars) == 0:
-		p.unplaced[k] = "no sidecar is connected: start conveyor-sidecar"
+		return homes{none: "no sidecar is connected: start conveyor-sidecar"}
 	case n.builtIn():
-		p.move(k, Place{Sidecar: p.best(k, s, func(*Sidecar) bool { return true }).ID})
+		return homes{fits: anySidecar, on: func(c *Sidecar) Place { return Place{Sidecar: c.ID} }}
 	case p.served(s):
-		best := p.best(k, s, func(c *Sidecar) bool { return len(c.offers(n)) > 0 })
-		p.move(k, Place{Sidecar: best.ID, Address: best.offers(n)[0]})
-	case n.Connector != "":
-		p.unplaced[k] = fmt.Sprintf("no connector of type %s found that is a %s: start conveyor-connect", n.Connector, KindName(n.Kind))
-	case n.Endpoint.Loopback && !p.oneHost():
-		p.unplaced[k] = fmt.Sprintf("no sidecar has a service on port %d of kind %s", n.Endpoint.Port, KindName(n.Kind))
-	default:
-		own := func(c *Sidecar) bool { return c.isHost(n.Endpoint) }
-		if !slices.ContainsFunc(p.sidecars, func(c Sidecar) bool { return own(&c) }) {
-			own = func(*Sidecar) bool { return true }
+		return homes{
+			fits: func(c *Sidecar) bool { return len(c.offers(n)) > 0 },
+			on:   func(c *Sidecar) Place { return Place{Sidecar: c.ID, Address: c.offers(n)[0]} },
 		}
-		p.move(k, Place{Sidecar: p.best(k, s, own).ID, Address: n.Endpoint.Address, Gateway: true})
+	case n.Connector != "":
+		return homes{none: fmt.Sprintf("no connector of type %s found that is a %s: start conveyor-connect", n.Connector, KindName(n.Kind))}
+	case n.Endpoint.Loopback && !p.oneHost():
+		return homes{none: fmt.Sprintf("no sidecar has a service on port %d of kind %s", n.Endpoint.Port, KindName(n.Kind))}
 	}
+	own := func(c *Sidecar) bool { return c.isHost(n.Endpoint) }
+	if !slices.ContainsFunc(p.sidecars, func(c Sidecar) bool { return own(&c) }) {
+		own = anySidecar
+	}
+	return homes{fits: own, on: func(c *Sidecar) Place { return Place{Sidecar: c.ID, Address: n.Endpoint.Address, Gateway: true} }}
 }
+
+func anySidecar(*Sidecar) bool { return true }
 
 // oneHost reports whether loopback means the same to all sidecars, so that any of them can dial it.
 func (p *planner) oneHost() bool {
@@ -220,10 +258,10 @@ func sorted(addrs []netip.Addr) []netip.Addr {
 	return slices.SortedFunc(slices.Values(addrs), netip.Addr.Compare)
 }
 
-// best returns the best sidecar of those that fit, of which there is one.
+// best returns the best sidecar of those that fit, or nil when there is none.
 func (p *planner) best(k Key, s *Stage, fits func(*Sidecar) bool) *Sidecar {
 	var best *Sidecar
-	var bestScore [5]int
+	var bestScore [6]int
 	for i := range p.sidecars {
 		c := &p.sidecars[i]
 		if !fits(c) {
@@ -235,10 +273,11 @@ func (p *planner) best(k Key, s *Stage, fits func(*Sidecar) bool) *Sidecar {
 		if c.Silent {
 			heard = 0
 		}
-		score := [5]int{heard, up + down, 0, same, -p.load[c.ID]}
+		away := p.misses(k.Pipeline, c.ID, s)
+		score := [6]int{heard, -away, up + down, 0, same, -p.load[c.ID]}
 		if s.Need.builtIn() {
 			// Its input is the larger side more often than not.
-			score = [5]int{heard, up, down, same, -p.load[c.ID]}
+			score = [6]int{heard, -away, up, down, same, -p.load[c.ID]}
 		}
 		if best == nil || slices.Compare(score[:], bestScore[:]) > 0 {
 			best, bestScore = c, score

@@ -15,8 +15,10 @@ import (
 const (
 	// maxInFlight bounds the letters that one sidecar replays at a time.
 	maxInFlight = 64
-	// maxWait is how long a letter waits for a sidecar that runs its stage but takes no replays.
+	// maxWait is how long a letter waits for a sidecar that runs its stage but has no stream.
 	maxWait = 15 * time.Second
+	// maxIdle is how long one waits for a sidecar that has a stream, while that takes and ends none. A service may be away for a while, or work on one record for minutes.
+	maxIdle = 10 * time.Minute
 	// sweepEvery is how often waiting letters are looked at.
 	sweepEvery = time.Second
 	// discardTimeout bounds the removal of a letter after its record settled.
@@ -49,26 +51,29 @@ type Broker struct {
 	mu      sync.Mutex
 	waiting []*job
 	handed  map[uint64]*job
+	streams map[*stream]struct{}
 	wake    chan struct{} // closed and replaced when something may be handed out
 }
 
 type job struct {
 	id              uint64
 	pipeline, stage string
-	since           time.Time
-	by              *stream // nil while it waits
-	settled         bool    // its letter is being removed
+	since           time.Time // when it began to wait
+	seen            time.Time // when the sidecar that runs its stage was last seen to have a stream
+	by              *stream   // nil while it waits
+	settled         bool      // its letter is being removed
 	done            chan Result
 }
 
 type stream struct {
 	sidecar  string
 	inFlight int
+	moved    time.Time // when it last took or ended a letter
 }
 
 // New returns a broker. Run it.
 func New(cfg Config) *Broker {
-	return &Broker{cfg: cfg, handed: map[uint64]*job{}, wake: make(chan struct{})}
+	return &Broker{cfg: cfg, handed: map[uint64]*job{}, streams: map[*stream]struct{}{}, wake: make(chan struct{})}
 }
 
 // Replay asks for the replay of a letter at a stage. The result comes on the channel, which has room for it: nobody needs to wait.
@@ -121,17 +126,38 @@ func (b *Broker) Run(ctx context.Context) {
 			b.sweep(func(*job) string { return "the router is stopping" })
 			return
 		case <-tick.C:
-			b.sweep(func(j *job) string {
-				switch {
-				case b.cfg.Owner(j.pipeline, j.stage) == "":
-					return notRunning(j)
-				case time.Since(j.since) > maxWait:
-					return fmt.Sprintf("the sidecar that runs stage %s of pipeline %s takes no replays", j.stage, j.pipeline)
-				}
-				return ""
-			})
+			b.sweep(b.hopeless)
 		}
 	}
+}
+
+// hopeless says why a letter need not wait any longer; the caller holds mu. A sidecar that has all it can replay at a time is no reason, however long each takes.
+func (b *Broker) hopeless(j *job) string {
+	owner := b.cfg.Owner(j.pipeline, j.stage)
+	if owner == "" {
+		return notRunning(j)
+	}
+	now, idle := time.Now(), true
+	for s := range b.streams {
+		if s.sidecar == owner {
+			j.seen = now
+			idle = idle && now.Sub(later(j.since, s.moved)) > maxIdle
+		}
+	}
+	switch {
+	case now.Sub(later(j.since, j.seen)) > maxWait:
+		return fmt.Sprintf("the sidecar that runs stage %s of pipeline %s takes no replays", j.stage, j.pipeline)
+	case j.seen.Equal(now) && idle:
+		return fmt.Sprintf("the sidecar that runs stage %s of pipeline %s has ended none of the letters that it replays for %s", j.stage, j.pipeline, maxIdle)
+	}
+	return ""
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 func (b *Broker) sweep(problem func(*job) string) {
@@ -154,6 +180,9 @@ func (b *Broker) Serve(ctx context.Context, sidecar string, send func(*controlv1
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	s := &stream{sidecar: sidecar}
+	b.mu.Lock()
+	b.streams[s] = struct{}{}
+	b.mu.Unlock()
 	defer b.drop(s)
 	go func() { // ends with the stream, which ends when the handler returns
 		for {
@@ -204,6 +233,7 @@ func (b *Broker) next(s *stream) *job {
 			b.waiting = append(b.waiting[:i], b.waiting[i+1:]...)
 			j.by = s
 			s.inFlight++
+			s.moved = time.Now()
 			b.handed[j.id] = j
 			return j
 		}
@@ -248,6 +278,7 @@ func (b *Broker) finish(s *stream, j *job, r Result) {
 	}
 	delete(b.handed, j.id)
 	s.inFlight--
+	s.moved = time.Now()
 	j.done <- r
 	b.signal()
 }
@@ -256,6 +287,7 @@ func (b *Broker) finish(s *stream, j *job, r Result) {
 func (b *Broker) drop(s *stream) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	delete(b.streams, s)
 	for id, j := range b.handed {
 		if j.by == s && !j.settled {
 			delete(b.handed, id)

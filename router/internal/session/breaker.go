@@ -23,7 +23,7 @@ func overdue(held map[string]lease, ttl time.Duration, now time.Time) (end map[s
 		if l.silent(ttl, now) {
 			continue
 		}
-		for _, id := range l.misses {
+		for id := range l.misses {
 			missed[id] = true
 		}
 	}

@@ -73,6 +73,7 @@ func (m *Machine) endAssignments(c *statepb.EndAssignments) *RejectedError {
 		m.pipelines[key.Pipeline] = p
 		if e.GetCompleted() {
 			complete(p, key.Stage)
+			count(p, e.GetCounts())
 		} else if p.GetDraining() {
 			p.DrainedStages = append(p.DrainedStages, key.Stage)
 		}

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 
@@ -8,6 +9,9 @@ import (
 
 	"github.com/conveyor-etl/conveyor/router/internal/state/statepb"
 )
+
+// removedKept is of how many sources that a pipeline reads no more the checkpoints are kept, so that one which comes back goes on where it was.
+const removedKept = 64
 
 // CheckpointResult tells what became of one checkpoint.
 type CheckpointResult int
@@ -81,6 +85,41 @@ func (m *Machine) Checkpoints(pipeline, stage string) []*statepb.Checkpoint {
 		}
 	}
 	return out
+}
+
+// laneSource is what a pipeline reads: a manifest at a stage.
+type laneSource struct{ stage, source string }
+
+// forgetRemoved bounds the checkpoints of sources that a pipeline reads no more: those go whose checkpoints are the oldest. What one of the given plans reads stays,
+// however old: the plan before is what a mistaken change is taken back to.
+func (m *Machine) forgetRemoved(pipeline string, plans ...*statepb.Plan) {
+	newest := map[laneSource]*statepb.Checkpoint{}
+	for key, cp := range m.lanes[pipeline] {
+		of := laneSource{key.stage, key.source}
+		if was := newest[of]; was == nil || compareEpochs(cp, was) > 0 {
+			newest[of] = cp
+		}
+	}
+	for _, plan := range plans {
+		for _, s := range plan.GetStages() {
+			delete(newest, laneSource{s.GetName(), s.GetService()})
+		}
+	}
+	if len(newest) <= removedKept {
+		return
+	}
+	removed := slices.SortedFunc(maps.Keys(newest), func(a, b laneSource) int {
+		return cmp.Or(compareEpochs(newest[b], newest[a]), compare(a.stage, b.stage), compare(a.source, b.source))
+	})
+	gone := map[laneSource]bool{}
+	for _, of := range removed[removedKept:] {
+		gone[of] = true
+	}
+	maps.DeleteFunc(m.lanes[pipeline], func(key laneKey, _ *statepb.Checkpoint) bool { return gone[laneSource{key.stage, key.source}] })
+}
+
+func compareEpochs(a, b *statepb.Checkpoint) int {
+	return cmp.Or(cmp.Compare(a.GetIncarnation(), b.GetIncarnation()), cmp.Compare(a.GetIndex(), b.GetIndex()))
 }
 
 func compareLanes(a, b laneKey) int {

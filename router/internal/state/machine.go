@@ -68,6 +68,8 @@ type Machine struct {
 	clients     map[uint64]*clientSession
 	letterMark  *statepb.LetterMark
 	signingKey  *statepb.AdoptSigningKey
+	// latest is the latest time of a command, as far as it is known. It is no part of the state: nothing that is applied depends on it.
+	latest int64
 
 	view    *View         // nil when it is out of date
 	changed chan struct{} // closed and replaced at changes other than of checkpoints
@@ -84,7 +86,7 @@ func New() *Machine {
 }
 
 func (m *Machine) clear() {
-	m.index, m.clusterID, m.incarnation = 0, "", 0
+	m.index, m.clusterID, m.incarnation, m.latest = 0, "", 0, 0
 	m.resources = map[ResourceKey]*statepb.Resource{}
 	m.sessions = map[string]*statepb.Session{}
 	m.pipelines = map[string]*statepb.Pipeline{}
@@ -106,6 +108,7 @@ func (m *Machine) Apply(index uint64, cmd []byte) any {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.index = index
+	m.latest = max(m.latest, c.GetAtUnixNano())
 	// These come often or once, and are no part of the view.
 	switch k := c.GetKind().(type) {
 	case *statepb.Command_StoreCheckpoints:
@@ -202,6 +205,23 @@ type View struct {
 	Assignments map[StageKey]*statepb.Assignment
 	// Routers have announced themselves, by server id. One of them may be no member of the cluster any more.
 	Routers map[string]*statepb.Router
+
+	byOwner sync.Once
+	owned   map[string][]StageKey
+}
+
+// Owned are the stages that are assigned to a sidecar, in order. They are found for all sidecars at once, since all of them ask after each change. The result is shared: read only.
+func (v *View) Owned(sidecar string) []StageKey {
+	v.byOwner.Do(func() {
+		v.owned = map[string][]StageKey{}
+		for key, a := range v.Assignments {
+			v.owned[a.GetSidecarId()] = append(v.owned[a.GetSidecarId()], key)
+		}
+		for _, keys := range v.owned {
+			slices.SortFunc(keys, CompareStages)
+		}
+	})
+	return v.owned[sidecar]
 }
 
 // View returns the present state.
@@ -229,6 +249,14 @@ func (m *Machine) Index() uint64 {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.index
+}
+
+// Latest is the latest time of the commands that were applied here, and after a start from a snapshot that of what it shows times of: a leader gives none that is earlier to
+// the commands that it adds, so that times which people see do not go back where its clock is behind that of another leader.
+func (m *Machine) Latest() (unixNano int64) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.latest
 }
 
 // CompareStages orders stage keys.

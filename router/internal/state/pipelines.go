@@ -24,6 +24,8 @@ func (m *Machine) adoptPlan(c *statepb.AdoptPlan) *RejectedError {
 		// A beginning that nobody has acted on yet is still owed.
 		FromStart: old.GetFromStart() && !old.GetAssigned(),
 	}
+	// Nothing of the pipeline is assigned, so that nobody can report checkpoints of an older plan any more.
+	m.forgetRemoved(name, old.GetPlan(), c.GetPlan())
 	return nil
 }
 
@@ -88,7 +90,7 @@ func (m *Machine) releasePipeline(c *statepb.ReleasePipeline) *RejectedError {
 // reopen begins a generation of the same plan.
 func reopen(p *statepb.Pipeline) {
 	p.Generation++
-	p.Completed, p.CompletedStages, p.Assigned, p.Hold = false, nil, false, false
+	p.Completed, p.CompletedStages, p.Counts, p.Assigned, p.Hold = false, nil, nil, false, false
 }
 
 // settle moves a pipeline on that waited for its last assignment to end. It must be called after every step that takes assignments away.
@@ -112,7 +114,7 @@ func (m *Machine) settle(name string) {
 		p.BeginAnew, p.FromStart = false, true
 	case !p.GetCompleted():
 		// Some stages may have ended as completed while the others were drained. What goes on, goes on whole.
-		p.CompletedStages = nil
+		p.CompletedStages, p.Counts = nil, nil
 	}
 }
 
@@ -136,6 +138,18 @@ func complete(p *statepb.Pipeline, stage string) {
 		}
 	}
 	p.Completed, p.Hold = true, false
+}
+
+// count adds what a stage has read that has completed, which happens once in a generation.
+func count(p *statepb.Pipeline, c *statepb.Counts) {
+	if c == nil {
+		return
+	}
+	was := p.GetCounts()
+	p.Counts = &statepb.Counts{
+		Read: was.GetRead() + c.GetRead(), Acknowledged: was.GetAcknowledged() + c.GetAcknowledged(), Dead: was.GetDead() + c.GetDead(),
+		Filtered: was.GetFiltered() + c.GetFiltered(), Unrouted: was.GetUnrouted() + c.GetUnrouted(), Shed: was.GetShed() + c.GetShed(),
+	}
 }
 
 // Ended reports whether a stage of the present generation runs nowhere and will not again: it has completed, or was drained.

@@ -129,8 +129,10 @@ func (m *Machine) read(r io.Reader) error {
 		switch e := e.GetEntry().(type) {
 		case *statepb.SnapshotEntry_Resource:
 			m.resources[ResourceKey{e.Resource.GetKind(), e.Resource.GetNamespace(), e.Resource.GetName()}] = e.Resource
+			m.latest = max(m.latest, e.Resource.GetCreatedAtUnixNano(), e.Resource.GetUpdatedAtUnixNano())
 		case *statepb.SnapshotEntry_Session:
 			m.sessions[e.Session.GetSidecarId()] = e.Session
+			m.latest = max(m.latest, e.Session.GetRegisteredAtUnixNano())
 		case *statepb.SnapshotEntry_Pipeline:
 			m.pipelines[e.Pipeline.GetName()] = e.Pipeline
 		case *statepb.SnapshotEntry_Assignment:

@@ -127,13 +127,14 @@ func (l *lane) retire() {
 	if c != nil {
 		c.Read -= min(c.GetRead(), c.GetInFlight())
 		c.InFlight = 0
-		add(l.before, c)
+		Add(l.before, c)
 	}
 	l.status = proto.CloneOf(l.status)
 	l.status.Counts = &controlv1.Counts{}
 }
 
-func add(to, c *controlv1.Counts) {
+// Add adds counts to others.
+func Add(to, c *controlv1.Counts) {
 	to.Read += c.GetRead()
 	to.Acknowledged += c.GetAcknowledged()
 	to.Dead += c.GetDead()
@@ -199,9 +200,9 @@ func (r *Reports) Lanes(pipeline string, generation uint64, counted func(sourceS
 		if s.GetCounts() == nil {
 			s.Counts = &controlv1.Counts{}
 		}
-		add(s.GetCounts(), l.before)
+		Add(s.GetCounts(), l.before)
 		if counted(s.GetSourceStage()) {
-			add(sum, s.GetCounts())
+			Add(sum, s.GetCounts())
 		}
 		out = append(out, s)
 	}

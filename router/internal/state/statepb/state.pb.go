@@ -1808,13 +1808,15 @@ func (x *EndAssignments) GetEnded() []*EndedAssignment {
 }
 
 type EndedAssignment struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Pipeline      string                 `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
-	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
-	Stage         string                 `protobuf:"bytes,3,opt,name=stage,proto3" json:"stage,omitempty"`
-	Incarnation   uint64                 `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	Index         uint64                 `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"`
-	Completed     bool                   `protobuf:"varint,6,opt,name=completed,proto3" json:"completed,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Pipeline    string                 `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
+	Generation  uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Stage       string                 `protobuf:"bytes,3,opt,name=stage,proto3" json:"stage,omitempty"`
+	Incarnation uint64                 `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Index       uint64                 `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"`
+	Completed   bool                   `protobuf:"varint,6,opt,name=completed,proto3" json:"completed,omitempty"`
+	// counts of the records that a source stage which has completed had read in its generation, as far as the leader was told; not set when it was told nothing.
+	Counts        *Counts `protobuf:"bytes,7,opt,name=counts,proto3" json:"counts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1891,6 +1893,98 @@ func (x *EndedAssignment) GetCompleted() bool {
 	return false
 }
 
+func (x *EndedAssignment) GetCounts() *Counts {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+// Counts of records by what became of them.
+type Counts struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Read          uint64                 `protobuf:"varint,1,opt,name=read,proto3" json:"read,omitempty"`
+	Acknowledged  uint64                 `protobuf:"varint,2,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
+	Dead          uint64                 `protobuf:"varint,3,opt,name=dead,proto3" json:"dead,omitempty"`
+	Filtered      uint64                 `protobuf:"varint,4,opt,name=filtered,proto3" json:"filtered,omitempty"`
+	Unrouted      uint64                 `protobuf:"varint,5,opt,name=unrouted,proto3" json:"unrouted,omitempty"`
+	Shed          uint64                 `protobuf:"varint,6,opt,name=shed,proto3" json:"shed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Counts) Reset() {
+	*x = Counts{}
+	mi := &file_state_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Counts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Counts) ProtoMessage() {}
+
+func (x *Counts) ProtoReflect() protoreflect.Message {
+	mi := &file_state_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Counts.ProtoReflect.Descriptor instead.
+func (*Counts) Descriptor() ([]byte, []int) {
+	return file_state_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Counts) GetRead() uint64 {
+	if x != nil {
+		return x.Read
+	}
+	return 0
+}
+
+func (x *Counts) GetAcknowledged() uint64 {
+	if x != nil {
+		return x.Acknowledged
+	}
+	return 0
+}
+
+func (x *Counts) GetDead() uint64 {
+	if x != nil {
+		return x.Dead
+	}
+	return 0
+}
+
+func (x *Counts) GetFiltered() uint64 {
+	if x != nil {
+		return x.Filtered
+	}
+	return 0
+}
+
+func (x *Counts) GetUnrouted() uint64 {
+	if x != nil {
+		return x.Unrouted
+	}
+	return 0
+}
+
+func (x *Counts) GetShed() uint64 {
+	if x != nil {
+		return x.Shed
+	}
+	return 0
+}
+
 type StoreCheckpoints struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	SidecarId    string                 `protobuf:"bytes,1,opt,name=sidecar_id,json=sidecarId,proto3" json:"sidecar_id,omitempty"`
@@ -1903,7 +1997,7 @@ type StoreCheckpoints struct {
 
 func (x *StoreCheckpoints) Reset() {
 	*x = StoreCheckpoints{}
-	mi := &file_state_proto_msgTypes[25]
+	mi := &file_state_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1915,7 +2009,7 @@ func (x *StoreCheckpoints) String() string {
 func (*StoreCheckpoints) ProtoMessage() {}
 
 func (x *StoreCheckpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[25]
+	mi := &file_state_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1928,7 +2022,7 @@ func (x *StoreCheckpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreCheckpoints.ProtoReflect.Descriptor instead.
 func (*StoreCheckpoints) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{25}
+	return file_state_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StoreCheckpoints) GetSidecarId() string {
@@ -1971,7 +2065,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_state_proto_msgTypes[26]
+	mi := &file_state_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1983,7 +2077,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[26]
+	mi := &file_state_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1996,7 +2090,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{26}
+	return file_state_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Resource) GetKind() string {
@@ -2086,7 +2180,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_state_proto_msgTypes[27]
+	mi := &file_state_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2098,7 +2192,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[27]
+	mi := &file_state_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2111,7 +2205,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{27}
+	return file_state_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Session) GetSidecarId() string {
@@ -2184,13 +2278,15 @@ type Router struct {
 	LettersAddress string `protobuf:"bytes,2,opt,name=letters_address,json=lettersAddress,proto3" json:"letters_address,omitempty"`
 	Version        string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
 	FeatureLevel   uint32 `protobuf:"varint,4,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// letters_bytes that its dead-letter server may take; 0 when it does not say.
+	LettersBytes  uint64 `protobuf:"varint,5,opt,name=letters_bytes,json=lettersBytes,proto3" json:"letters_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Router) Reset() {
 	*x = Router{}
-	mi := &file_state_proto_msgTypes[28]
+	mi := &file_state_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2202,7 +2298,7 @@ func (x *Router) String() string {
 func (*Router) ProtoMessage() {}
 
 func (x *Router) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[28]
+	mi := &file_state_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2215,7 +2311,7 @@ func (x *Router) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Router.ProtoReflect.Descriptor instead.
 func (*Router) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{28}
+	return file_state_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Router) GetServerId() string {
@@ -2246,6 +2342,13 @@ func (x *Router) GetFeatureLevel() uint32 {
 	return 0
 }
 
+func (x *Router) GetLettersBytes() uint64 {
+	if x != nil {
+		return x.LettersBytes
+	}
+	return 0
+}
+
 type LetterMark struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -2256,7 +2359,7 @@ type LetterMark struct {
 
 func (x *LetterMark) Reset() {
 	*x = LetterMark{}
-	mi := &file_state_proto_msgTypes[29]
+	mi := &file_state_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2268,7 +2371,7 @@ func (x *LetterMark) String() string {
 func (*LetterMark) ProtoMessage() {}
 
 func (x *LetterMark) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[29]
+	mi := &file_state_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2281,7 +2384,7 @@ func (x *LetterMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LetterMark.ProtoReflect.Descriptor instead.
 func (*LetterMark) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{29}
+	return file_state_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LetterMark) GetVersion() uint64 {
@@ -2315,7 +2418,7 @@ type ClientSession struct {
 
 func (x *ClientSession) Reset() {
 	*x = ClientSession{}
-	mi := &file_state_proto_msgTypes[30]
+	mi := &file_state_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2430,7 @@ func (x *ClientSession) String() string {
 func (*ClientSession) ProtoMessage() {}
 
 func (x *ClientSession) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[30]
+	mi := &file_state_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2443,7 @@ func (x *ClientSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSession.ProtoReflect.Descriptor instead.
 func (*ClientSession) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{30}
+	return file_state_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ClientSession) GetId() uint64 {
@@ -2395,7 +2498,7 @@ type DecidedChange struct {
 
 func (x *DecidedChange) Reset() {
 	*x = DecidedChange{}
-	mi := &file_state_proto_msgTypes[31]
+	mi := &file_state_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2407,7 +2510,7 @@ func (x *DecidedChange) String() string {
 func (*DecidedChange) ProtoMessage() {}
 
 func (x *DecidedChange) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[31]
+	mi := &file_state_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2420,7 +2523,7 @@ func (x *DecidedChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecidedChange.ProtoReflect.Descriptor instead.
 func (*DecidedChange) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{31}
+	return file_state_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DecidedChange) GetSequence() uint64 {
@@ -2478,7 +2581,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_state_proto_msgTypes[32]
+	mi := &file_state_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2490,7 +2593,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[32]
+	mi := &file_state_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2503,7 +2606,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{32}
+	return file_state_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Plan) GetHash() string {
@@ -2542,7 +2645,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_state_proto_msgTypes[33]
+	mi := &file_state_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2554,7 +2657,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[33]
+	mi := &file_state_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2567,7 +2670,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{33}
+	return file_state_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Stage) GetName() string {
@@ -2610,7 +2713,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_state_proto_msgTypes[34]
+	mi := &file_state_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2622,7 +2725,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[34]
+	mi := &file_state_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2635,7 +2738,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{34}
+	return file_state_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Edge) GetFrom() string {
@@ -2691,14 +2794,16 @@ type Pipeline struct {
 	// drained_stages have ended in the present draining; they are not made good.
 	DrainedStages []string `protobuf:"bytes,12,rep,name=drained_stages,json=drainedStages,proto3" json:"drained_stages,omitempty"`
 	// hold: the stages do not end by themselves, since letters are replayed into them.
-	Hold          bool `protobuf:"varint,13,opt,name=hold,proto3" json:"hold,omitempty"`
+	Hold bool `protobuf:"varint,13,opt,name=hold,proto3" json:"hold,omitempty"`
+	// counts of the stages that have completed, together: nobody reports these any more. Not set when none is known.
+	Counts        *Counts `protobuf:"bytes,14,opt,name=counts,proto3" json:"counts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Pipeline) Reset() {
 	*x = Pipeline{}
-	mi := &file_state_proto_msgTypes[35]
+	mi := &file_state_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2710,7 +2815,7 @@ func (x *Pipeline) String() string {
 func (*Pipeline) ProtoMessage() {}
 
 func (x *Pipeline) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[35]
+	mi := &file_state_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2723,7 +2828,7 @@ func (x *Pipeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pipeline.ProtoReflect.Descriptor instead.
 func (*Pipeline) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{35}
+	return file_state_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Pipeline) GetName() string {
@@ -2817,6 +2922,13 @@ func (x *Pipeline) GetHold() bool {
 	return false
 }
 
+func (x *Pipeline) GetCounts() *Counts {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
 type Assignment struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Pipeline   string                 `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
@@ -2834,7 +2946,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_state_proto_msgTypes[36]
+	mi := &file_state_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2846,7 +2958,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[36]
+	mi := &file_state_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2859,7 +2971,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{36}
+	return file_state_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Assignment) GetPipeline() string {
@@ -2937,7 +3049,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_state_proto_msgTypes[37]
+	mi := &file_state_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2949,7 +3061,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[37]
+	mi := &file_state_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2962,7 +3074,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{37}
+	return file_state_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Checkpoint) GetPipeline() string {
@@ -3049,7 +3161,7 @@ type SnapshotHead struct {
 
 func (x *SnapshotHead) Reset() {
 	*x = SnapshotHead{}
-	mi := &file_state_proto_msgTypes[38]
+	mi := &file_state_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3061,7 +3173,7 @@ func (x *SnapshotHead) String() string {
 func (*SnapshotHead) ProtoMessage() {}
 
 func (x *SnapshotHead) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[38]
+	mi := &file_state_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3074,7 +3186,7 @@ func (x *SnapshotHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHead.ProtoReflect.Descriptor instead.
 func (*SnapshotHead) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{38}
+	return file_state_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SnapshotHead) GetVersion() uint32 {
@@ -3126,7 +3238,7 @@ type SnapshotEntry struct {
 
 func (x *SnapshotEntry) Reset() {
 	*x = SnapshotEntry{}
-	mi := &file_state_proto_msgTypes[39]
+	mi := &file_state_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3138,7 +3250,7 @@ func (x *SnapshotEntry) String() string {
 func (*SnapshotEntry) ProtoMessage() {}
 
 func (x *SnapshotEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[39]
+	mi := &file_state_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3151,7 +3263,7 @@ func (x *SnapshotEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEntry.ProtoReflect.Descriptor instead.
 func (*SnapshotEntry) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{39}
+	return file_state_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SnapshotEntry) GetEntry() isSnapshotEntry_Entry {
@@ -3325,7 +3437,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_state_proto_msgTypes[40]
+	mi := &file_state_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3337,7 +3449,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[40]
+	mi := &file_state_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3350,7 +3462,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{40}
+	return file_state_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SnapshotEnd) GetEntries() uint64 {
@@ -3498,7 +3610,7 @@ const file_state_proto_rawDesc = "" +
 	"\n" +
 	"sidecar_id\x18\x01 \x01(\tR\tsidecarId\x12#\n" +
 	"\rsession_epoch\x18\x02 \x01(\x04R\fsessionEpoch\x12?\n" +
-	"\x05ended\x18\x03 \x03(\v2).conveyor.router.state.v1.EndedAssignmentR\x05ended\"\xb9\x01\n" +
+	"\x05ended\x18\x03 \x03(\v2).conveyor.router.state.v1.EndedAssignmentR\x05ended\"\xf3\x01\n" +
 	"\x0fEndedAssignment\x12\x1a\n" +
 	"\bpipeline\x18\x01 \x01(\tR\bpipeline\x12\x1e\n" +
 	"\n" +
@@ -3507,7 +3619,15 @@ const file_state_proto_rawDesc = "" +
 	"\x05stage\x18\x03 \x01(\tR\x05stage\x12 \n" +
 	"\vincarnation\x18\x04 \x01(\x04R\vincarnation\x12\x14\n" +
 	"\x05index\x18\x05 \x01(\x04R\x05index\x12\x1c\n" +
-	"\tcompleted\x18\x06 \x01(\bR\tcompleted\"\x9e\x01\n" +
+	"\tcompleted\x18\x06 \x01(\bR\tcompleted\x128\n" +
+	"\x06counts\x18\a \x01(\v2 .conveyor.router.state.v1.CountsR\x06counts\"\xa0\x01\n" +
+	"\x06Counts\x12\x12\n" +
+	"\x04read\x18\x01 \x01(\x04R\x04read\x12\"\n" +
+	"\facknowledged\x18\x02 \x01(\x04R\facknowledged\x12\x12\n" +
+	"\x04dead\x18\x03 \x01(\x04R\x04dead\x12\x1a\n" +
+	"\bfiltered\x18\x04 \x01(\x04R\bfiltered\x12\x1a\n" +
+	"\bunrouted\x18\x05 \x01(\x04R\bunrouted\x12\x12\n" +
+	"\x04shed\x18\x06 \x01(\x04R\x04shed\"\x9e\x01\n" +
 	"\x10StoreCheckpoints\x12\x1d\n" +
 	"\n" +
 	"sidecar_id\x18\x01 \x01(\tR\tsidecarId\x12#\n" +
@@ -3537,12 +3657,13 @@ const file_state_proto_rawDesc = "" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12#\n" +
 	"\rfeature_level\x18\a \x01(\rR\ffeatureLevel\x125\n" +
 	"\x17registered_at_unix_nano\x18\b \x01(\x03R\x14registeredAtUnixNano\x12\x1c\n" +
-	"\tendpoints\x18\t \x03(\fR\tendpoints\"\x8d\x01\n" +
+	"\tendpoints\x18\t \x03(\fR\tendpoints\"\xb2\x01\n" +
 	"\x06Router\x12\x1b\n" +
 	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12'\n" +
 	"\x0fletters_address\x18\x02 \x01(\tR\x0elettersAddress\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12#\n" +
-	"\rfeature_level\x18\x04 \x01(\rR\ffeatureLevel\":\n" +
+	"\rfeature_level\x18\x04 \x01(\rR\ffeatureLevel\x12#\n" +
+	"\rletters_bytes\x18\x05 \x01(\x04R\flettersBytes\":\n" +
 	"\n" +
 	"LetterMark\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x12\n" +
@@ -3575,7 +3696,7 @@ const file_state_proto_rawDesc = "" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
 	"\x04when\x18\x03 \x01(\tR\x04when\x12\x1f\n" +
 	"\vbest_effort\x18\x04 \x01(\bR\n" +
-	"bestEffort\"\x9a\x03\n" +
+	"bestEffort\"\xd4\x03\n" +
 	"\bPipeline\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x1e\n" +
@@ -3594,7 +3715,8 @@ const file_state_proto_rawDesc = "" +
 	" \x01(\bR\tcompleted\x12)\n" +
 	"\x10completed_stages\x18\v \x03(\tR\x0fcompletedStages\x12%\n" +
 	"\x0edrained_stages\x18\f \x03(\tR\rdrainedStages\x12\x12\n" +
-	"\x04hold\x18\r \x01(\bR\x04hold\"\xec\x01\n" +
+	"\x04hold\x18\r \x01(\bR\x04hold\x128\n" +
+	"\x06counts\x18\x0e \x01(\v2 .conveyor.router.state.v1.CountsR\x06counts\"\xec\x01\n" +
 	"\n" +
 	"Assignment\x12\x1a\n" +
 	"\bpipeline\x18\x01 \x01(\tR\bpipeline\x12\x14\n" +
@@ -3663,7 +3785,7 @@ func file_state_proto_rawDescGZIP() []byte {
 	return file_state_proto_rawDescData
 }
 
-var file_state_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_state_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_state_proto_goTypes = []any{
 	(*Command)(nil),           // 0: conveyor.router.state.v1.Command
 	(*Client)(nil),            // 1: conveyor.router.state.v1.Client
@@ -3690,22 +3812,23 @@ var file_state_proto_goTypes = []any{
 	(*AssignChange)(nil),      // 22: conveyor.router.state.v1.AssignChange
 	(*EndAssignments)(nil),    // 23: conveyor.router.state.v1.EndAssignments
 	(*EndedAssignment)(nil),   // 24: conveyor.router.state.v1.EndedAssignment
-	(*StoreCheckpoints)(nil),  // 25: conveyor.router.state.v1.StoreCheckpoints
-	(*Resource)(nil),          // 26: conveyor.router.state.v1.Resource
-	(*Session)(nil),           // 27: conveyor.router.state.v1.Session
-	(*Router)(nil),            // 28: conveyor.router.state.v1.Router
-	(*LetterMark)(nil),        // 29: conveyor.router.state.v1.LetterMark
-	(*ClientSession)(nil),     // 30: conveyor.router.state.v1.ClientSession
-	(*DecidedChange)(nil),     // 31: conveyor.router.state.v1.DecidedChange
-	(*Plan)(nil),              // 32: conveyor.router.state.v1.Plan
-	(*Stage)(nil),             // 33: conveyor.router.state.v1.Stage
-	(*Edge)(nil),              // 34: conveyor.router.state.v1.Edge
-	(*Pipeline)(nil),          // 35: conveyor.router.state.v1.Pipeline
-	(*Assignment)(nil),        // 36: conveyor.router.state.v1.Assignment
-	(*Checkpoint)(nil),        // 37: conveyor.router.state.v1.Checkpoint
-	(*SnapshotHead)(nil),      // 38: conveyor.router.state.v1.SnapshotHead
-	(*SnapshotEntry)(nil),     // 39: conveyor.router.state.v1.SnapshotEntry
-	(*SnapshotEnd)(nil),       // 40: conveyor.router.state.v1.SnapshotEnd
+	(*Counts)(nil),            // 25: conveyor.router.state.v1.Counts
+	(*StoreCheckpoints)(nil),  // 26: conveyor.router.state.v1.StoreCheckpoints
+	(*Resource)(nil),          // 27: conveyor.router.state.v1.Resource
+	(*Session)(nil),           // 28: conveyor.router.state.v1.Session
+	(*Router)(nil),            // 29: conveyor.router.state.v1.Router
+	(*LetterMark)(nil),        // 30: conveyor.router.state.v1.LetterMark
+	(*ClientSession)(nil),     // 31: conveyor.router.state.v1.ClientSession
+	(*DecidedChange)(nil),     // 32: conveyor.router.state.v1.DecidedChange
+	(*Plan)(nil),              // 33: conveyor.router.state.v1.Plan
+	(*Stage)(nil),             // 34: conveyor.router.state.v1.Stage
+	(*Edge)(nil),              // 35: conveyor.router.state.v1.Edge
+	(*Pipeline)(nil),          // 36: conveyor.router.state.v1.Pipeline
+	(*Assignment)(nil),        // 37: conveyor.router.state.v1.Assignment
+	(*Checkpoint)(nil),        // 38: conveyor.router.state.v1.Checkpoint
+	(*SnapshotHead)(nil),      // 39: conveyor.router.state.v1.SnapshotHead
+	(*SnapshotEntry)(nil),     // 40: conveyor.router.state.v1.SnapshotEntry
+	(*SnapshotEnd)(nil),       // 41: conveyor.router.state.v1.SnapshotEnd
 }
 var file_state_proto_depIdxs = []int32{
 	1,  // 0: conveyor.router.state.v1.Command.client:type_name -> conveyor.router.state.v1.Client
@@ -3721,7 +3844,7 @@ var file_state_proto_depIdxs = []int32{
 	19, // 10: conveyor.router.state.v1.Command.restart_pipeline:type_name -> conveyor.router.state.v1.RestartPipeline
 	21, // 11: conveyor.router.state.v1.Command.assign:type_name -> conveyor.router.state.v1.Assign
 	23, // 12: conveyor.router.state.v1.Command.end_assignments:type_name -> conveyor.router.state.v1.EndAssignments
-	25, // 13: conveyor.router.state.v1.Command.store_checkpoints:type_name -> conveyor.router.state.v1.StoreCheckpoints
+	26, // 13: conveyor.router.state.v1.Command.store_checkpoints:type_name -> conveyor.router.state.v1.StoreCheckpoints
 	20, // 14: conveyor.router.state.v1.Command.release_pipeline:type_name -> conveyor.router.state.v1.ReleasePipeline
 	4,  // 15: conveyor.router.state.v1.Command.announce_router:type_name -> conveyor.router.state.v1.AnnounceRouter
 	5,  // 16: conveyor.router.state.v1.Command.forget_router:type_name -> conveyor.router.state.v1.ForgetRouter
@@ -3730,31 +3853,33 @@ var file_state_proto_depIdxs = []int32{
 	8,  // 19: conveyor.router.state.v1.Command.end_client_session:type_name -> conveyor.router.state.v1.EndClientSession
 	2,  // 20: conveyor.router.state.v1.Command.answer_client:type_name -> conveyor.router.state.v1.AnswerClient
 	3,  // 21: conveyor.router.state.v1.Command.adopt_signing_key:type_name -> conveyor.router.state.v1.AdoptSigningKey
-	28, // 22: conveyor.router.state.v1.AnnounceRouter.router:type_name -> conveyor.router.state.v1.Router
+	29, // 22: conveyor.router.state.v1.AnnounceRouter.router:type_name -> conveyor.router.state.v1.Router
 	11, // 23: conveyor.router.state.v1.PutResources.resources:type_name -> conveyor.router.state.v1.PutResource
-	32, // 24: conveyor.router.state.v1.AdoptPlan.plan:type_name -> conveyor.router.state.v1.Plan
+	33, // 24: conveyor.router.state.v1.AdoptPlan.plan:type_name -> conveyor.router.state.v1.Plan
 	22, // 25: conveyor.router.state.v1.Assign.changes:type_name -> conveyor.router.state.v1.AssignChange
 	24, // 26: conveyor.router.state.v1.EndAssignments.ended:type_name -> conveyor.router.state.v1.EndedAssignment
-	37, // 27: conveyor.router.state.v1.StoreCheckpoints.checkpoints:type_name -> conveyor.router.state.v1.Checkpoint
-	31, // 28: conveyor.router.state.v1.ClientSession.decided:type_name -> conveyor.router.state.v1.DecidedChange
-	33, // 29: conveyor.router.state.v1.Plan.stages:type_name -> conveyor.router.state.v1.Stage
-	34, // 30: conveyor.router.state.v1.Plan.edges:type_name -> conveyor.router.state.v1.Edge
-	32, // 31: conveyor.router.state.v1.Pipeline.plan:type_name -> conveyor.router.state.v1.Plan
-	26, // 32: conveyor.router.state.v1.SnapshotEntry.resource:type_name -> conveyor.router.state.v1.Resource
-	27, // 33: conveyor.router.state.v1.SnapshotEntry.session:type_name -> conveyor.router.state.v1.Session
-	35, // 34: conveyor.router.state.v1.SnapshotEntry.pipeline:type_name -> conveyor.router.state.v1.Pipeline
-	36, // 35: conveyor.router.state.v1.SnapshotEntry.assignment:type_name -> conveyor.router.state.v1.Assignment
-	37, // 36: conveyor.router.state.v1.SnapshotEntry.checkpoint:type_name -> conveyor.router.state.v1.Checkpoint
-	40, // 37: conveyor.router.state.v1.SnapshotEntry.end:type_name -> conveyor.router.state.v1.SnapshotEnd
-	28, // 38: conveyor.router.state.v1.SnapshotEntry.router:type_name -> conveyor.router.state.v1.Router
-	29, // 39: conveyor.router.state.v1.SnapshotEntry.letter_mark:type_name -> conveyor.router.state.v1.LetterMark
-	30, // 40: conveyor.router.state.v1.SnapshotEntry.client_session:type_name -> conveyor.router.state.v1.ClientSession
-	3,  // 41: conveyor.router.state.v1.SnapshotEntry.signing_key:type_name -> conveyor.router.state.v1.AdoptSigningKey
-	42, // [42:42] is the sub-list for method output_type
-	42, // [42:42] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	25, // 27: conveyor.router.state.v1.EndedAssignment.counts:type_name -> conveyor.router.state.v1.Counts
+	38, // 28: conveyor.router.state.v1.StoreCheckpoints.checkpoints:type_name -> conveyor.router.state.v1.Checkpoint
+	32, // 29: conveyor.router.state.v1.ClientSession.decided:type_name -> conveyor.router.state.v1.DecidedChange
+	34, // 30: conveyor.router.state.v1.Plan.stages:type_name -> conveyor.router.state.v1.Stage
+	35, // 31: conveyor.router.state.v1.Plan.edges:type_name -> conveyor.router.state.v1.Edge
+	33, // 32: conveyor.router.state.v1.Pipeline.plan:type_name -> conveyor.router.state.v1.Plan
+	25, // 33: conveyor.router.state.v1.Pipeline.counts:type_name -> conveyor.router.state.v1.Counts
+	27, // 34: conveyor.router.state.v1.SnapshotEntry.resource:type_name -> conveyor.router.state.v1.Resource
+	28, // 35: conveyor.router.state.v1.SnapshotEntry.session:type_name -> conveyor.router.state.v1.Session
+	36, // 36: conveyor.router.state.v1.SnapshotEntry.pipeline:type_name -> conveyor.router.state.v1.Pipeline
+	37, // 37: conveyor.router.state.v1.SnapshotEntry.assignment:type_name -> conveyor.router.state.v1.Assignment
+	38, // 38: conveyor.router.state.v1.SnapshotEntry.checkpoint:type_name -> conveyor.router.state.v1.Checkpoint
+	41, // 39: conveyor.router.state.v1.SnapshotEntry.end:type_name -> conveyor.router.state.v1.SnapshotEnd
+	29, // 40: conveyor.router.state.v1.SnapshotEntry.router:type_name -> conveyor.router.state.v1.Router
+	30, // 41: conveyor.router.state.v1.SnapshotEntry.letter_mark:type_name -> conveyor.router.state.v1.LetterMark
+	31, // 42: conveyor.router.state.v1.SnapshotEntry.client_session:type_name -> conveyor.router.state.v1.ClientSession
+	3,  // 43: conveyor.router.state.v1.SnapshotEntry.signing_key:type_name -> conveyor.router.state.v1.AdoptSigningKey
+	44, // [44:44] is the sub-list for method output_type
+	44, // [44:44] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_state_proto_init() }
@@ -3785,7 +3910,7 @@ func file_state_proto_init() {
 		(*Command_AnswerClient)(nil),
 		(*Command_AdoptSigningKey)(nil),
 	}
-	file_state_proto_msgTypes[39].OneofWrappers = []any{
+	file_state_proto_msgTypes[40].OneofWrappers = []any{
 		(*SnapshotEntry_Resource)(nil),
 		(*SnapshotEntry_Session)(nil),
 		(*SnapshotEntry_Pipeline)(nil),
@@ -3803,7 +3928,7 @@ func file_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_state_proto_rawDesc), len(file_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   41,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
