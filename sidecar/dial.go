@@ -23,7 +23,7 @@ import (
 	"github.com/conveyor-etl/conveyor/protos/wire"
 )
 
-// featureLevel of this build; the cluster works at the lowest of all parts.
+// featureLevel of this build, which routers keep.
 const featureLevel = 1
 
 // rules say who may call which method of a sidecar.

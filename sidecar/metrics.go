@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/conveyor-etl/conveyor/internal/certs"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	"github.com/conveyor-etl/conveyor/sidecar/internal/control"
 )
@@ -31,6 +32,7 @@ var (
 	descRegistrations = desc("registrations_total", "Sessions that were opened.")
 	descServices      = desc("discovered_services", "Services found beside the sidecar.")
 	descAnswer        = desc("last_answer_timestamp_seconds", "When a router last answered.")
+	descCertificate   = desc("certificate_end_timestamp_seconds", "When the certificate in use ends, or the authority that vouches for it.")
 
 	descEdgeRecords     = desc("edge_records_total", "Records sent over the edge.", edgeLabels...)
 	descEdgeBytes       = desc("edge_bytes_total", "Bytes of records sent over the edge.", edgeLabels...)
@@ -42,6 +44,7 @@ var (
 	descStageOut     = desc("stage_records_out_total", "Records that the stage put out.", stageLabels...)
 	descStageFailed  = desc("stage_failed_records_total", "Records that failed for good at the stage.", stageLabels...)
 	descStageRetries = desc("stage_retries_total", "Times that a record was tried again.", stageLabels...)
+	descStageFenced  = desc("fenced_total", "Times that this owner of the stage was refused for a newer one.", stageLabels...)
 	descStageFlight  = desc("stage_in_flight_records", "Records inside the stage.", stageLabels...)
 	descStageOpen    = desc("stage_open", "1 while the stage has its service and its edges.", stageLabels...)
 
@@ -53,6 +56,8 @@ var (
 
 // meter is what the ops port knows of the sidecar. It may be asked before there is anything to know.
 type meter struct {
+	certs *certs.Store // nil without certificates
+
 	mu       sync.Mutex
 	session  *control.Session // guarded by mu
 	engine   dataPlane        // guarded by mu
@@ -113,6 +118,9 @@ func (m *meter) Collect(out chan<- prometheus.Metric) {
 	if !st.LastAnswer.IsZero() {
 		c.gauge(descAnswer, float64(st.LastAnswer.UnixMilli())/1000)
 	}
+	if m.certs != nil {
+		c.gauge(descCertificate, float64(m.certs.End().Unix()))
+	}
 	if engine != nil {
 		stages, lanes := engine.Reports()
 		for _, s := range stages {
@@ -163,6 +171,7 @@ func (c collection) stage(r *controlv1.StageReport) {
 	c.count(descStageOut, float64(st.GetRecordsOut()), p, name)
 	c.count(descStageFailed, float64(st.GetFailed()), p, name)
 	c.count(descStageRetries, float64(st.GetRetries()), p, name)
+	c.count(descStageFenced, float64(st.GetFenced()), p, name)
 	c.gauge(descStageFlight, float64(st.GetInFlight()), p, name)
 	c.gauge(descStageOpen, flag(st.GetOpen()), p, name)
 	for _, e := range st.GetEdges() {

@@ -54,8 +54,8 @@ type Sidecar struct {
 	newEngine func(engine.Config) dataPlane // another one in tests
 }
 
-// New checks the configuration and opens the ports, so that Addr is known before Run. It reads and writes no files: Run does. A nil logger
-// discards. Who does not call Run calls Close.
+// New checks the configuration, reads the certificates and opens the ports, so that Addr is known before Run. It does not touch the data directory: Run
+// does. A nil logger discards. Who does not call Run calls Close.
 func New(cfg Config, logger *slog.Logger) (*Sidecar, error) {
 	if err := errors.Join(cfg.Validate(), cfg.TLS.Validate()); err != nil {
 		return nil, err
@@ -68,6 +68,9 @@ func New(cfg Config, logger *slog.Logger) (*Sidecar, error) {
 		cfg: cfg, log: logger, lis: cfg.Listener,
 		meter: &meter{}, ready: make(chan struct{}), looked: make(chan struct{}),
 		newEngine: newEngine,
+	}
+	if err := s.loadCerts(); err != nil {
+		return nil, err
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(s.meter)
@@ -109,8 +112,8 @@ func (s *Sidecar) Close() error { return s.close() }
 func (s *Sidecar) Run(ctx context.Context) error {
 	g := lifecycle.Group{Logger: s.log}
 	g.Add(
-		lifecycle.Component{Name: "certificates", Start: s.loadCerts, Run: s.watchCerts},
 		lifecycle.Component{Name: "state file", Start: s.openState, Stop: func(context.Context) error { return s.state.Close() }},
+		lifecycle.Component{Name: "certificates", Run: s.watchCerts},
 		lifecycle.Component{Name: "router client", Start: s.dialRouters, Stop: func(context.Context) error { return s.client.Close() }},
 		lifecycle.Component{Name: "engine", Start: s.startEngine, Stop: func(context.Context) error { return s.engine.Close() }},
 		lifecycle.Component{Name: "ops port", Run: s.ops.Run},
@@ -122,25 +125,57 @@ func (s *Sidecar) Run(ctx context.Context) error {
 	return errors.Join(g.Run(ctx), s.Close())
 }
 
-func (s *Sidecar) loadCerts(context.Context) (err error) {
+func (s *Sidecar) loadCerts() (err error) {
 	if !s.cfg.TLS.Enabled() {
-		s.log.Info("no certificates: this sidecar listens on loopback and connects to routers and sidecars on loopback only", "address", s.lis.Addr())
 		return nil
 	}
-	s.certs, err = certs.Load(s.cfg.TLS, s.log)
+	s.certs, err = certs.LoadOwn(s.cfg.TLS, s.ownCertificate, s.log)
+	s.meter.certs = s.certs
 	return err
+}
+
+// ownCertificate refuses a certificate with which the routers would not let this sidecar speak. Before the state file is open, an id that is not set is not known.
+func (s *Sidecar) ownCertificate(got certs.Identity) error {
+	id, from := s.cfg.ID, "SIDECAR_ID"
+	if id == "" && s.state != nil {
+		id, from = s.state.State().SidecarID, "DATA_DIR"
+	}
+	switch {
+	case got.Role != certs.RoleSidecar:
+		return fmt.Errorf("it is the certificate of %s, and this is a sidecar", got)
+	case id != "" && !got.MayBe(id):
+		return fmt.Errorf("it is the certificate of %s, and this is sidecar/%s by its %s: set SIDECAR_ID=%s, or give it a certificate of its own", got, id, from, got.Name)
+	}
+	return nil
 }
 
 func (s *Sidecar) watchCerts(ctx context.Context) error {
 	if s.certs == nil {
+		s.log.Info("no certificates: this sidecar listens on loopback and connects to routers and sidecars on loopback only", "address", s.lis.Addr())
 		return nil
 	}
 	return s.certs.Watch(ctx, 0)
 }
 
 func (s *Sidecar) openState(context.Context) (err error) {
-	s.state, err = statefile.Open(s.cfg.DataDir, s.cfg.ID, newID)
-	return err
+	if s.state, err = statefile.Open(s.cfg.DataDir, s.cfg.ID, s.newID); err != nil || s.certs == nil {
+		return err
+	}
+	// The id is known only now.
+	if err := s.certs.Check(); err != nil {
+		return errors.Join(err, s.state.Close())
+	}
+	return nil
+}
+
+// newID is the id of a sidecar that has none: the one that its certificate is issued for, if it is for one only.
+func (s *Sidecar) newID() string {
+	if s.certs != nil {
+		if id, err := s.certs.Identity(); err == nil && id.Name != certs.AnyName && idForm.MatchString(id.Name) {
+			return id.Name
+		}
+	}
+	return newID()
 }
 
 func (s *Sidecar) dialRouters(ctx context.Context) (err error) {

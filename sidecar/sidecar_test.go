@@ -68,7 +68,7 @@ func (e *engine) Inject(context.Context, *controlv1.Letter) (linkv1.Outcome, uin
 func (e *engine) Unreachable() []string { return nil }
 
 func (e *engine) Reports() ([]*controlv1.StageReport, []*controlv1.LaneReport) {
-	stage := &controlv1.StageStatus{Name: "in", Open: true, RecordsOut: 5, Edges: []*controlv1.EdgeStatus{{To: "out", Records: 5, Bytes: 50, BlockedMillis: 1500}}}
+	stage := &controlv1.StageStatus{Name: "in", Open: true, RecordsOut: 5, Fenced: 1, Edges: []*controlv1.EdgeStatus{{To: "out", Records: 5, Bytes: 50, BlockedMillis: 1500}}}
 	lane := &controlv1.LaneStatus{
 		SourceStage: "in", Partition: "p\xff", SettledThrough: 9, CheckpointedThrough: 4,
 		Counts: &controlv1.Counts{Read: 10, Acknowledged: 6, Dead: 1, Filtered: 1, Unrouted: 0, Shed: 0, InFlight: 2},
@@ -272,6 +272,7 @@ func TestOpsPort_TellsWhetherItIsReadyAndWhatGoesOn(t *testing.T) {
 	}
 	for _, line := range []string{
 		`conveyor_sidecar_registered 1`,
+		`conveyor_sidecar_fenced_total{pipeline="default/p",stage="in"} 2`,
 		`conveyor_sidecar_edge_records_total{pipeline="default/p",stage="in",to="out"} 10`,
 		`conveyor_sidecar_edge_bytes_total{pipeline="default/p",stage="in",to="out"} 100`,
 		`conveyor_sidecar_edge_blocked_seconds_total{pipeline="default/p",stage="in",to="out"} 3`,

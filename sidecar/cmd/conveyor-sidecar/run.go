@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/conveyor-etl/conveyor/internal/certs"
 	"github.com/conveyor-etl/conveyor/internal/env"
 	"github.com/conveyor-etl/conveyor/internal/lifecycle"
 	"github.com/conveyor-etl/conveyor/internal/logging"
@@ -57,6 +58,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if err == nil {
 		log.Info("sidecar starting", "version", version.String(), "address", s.Addr(), "ops", s.OpsAddr(), "routers", cfg.Routers.Strings())
 		err = s.Run(ctx)
+	}
+	if files := (*certs.Error)(nil); errors.As(err, &files) {
+		fmt.Fprintln(stderr, &env.Error{Faults: []string{files.Error()}})
+		return exitInvalid
 	}
 	if err != nil {
 		log.Error("sidecar failed", "err", err)

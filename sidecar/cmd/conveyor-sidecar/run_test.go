@@ -27,6 +27,15 @@ func TestRun_ReportsAllFaultsOfTheSettings(t *testing.T) {
 	}
 }
 
+func TestRun_CertificatesThatCannotBeUsedAreAWrongConfiguration(t *testing.T) {
+	var out bytes.Buffer
+	settings := map[string]string{"TLS_CERT_FILE": "/nowhere/tls.crt", "TLS_KEY_FILE": "/nowhere/tls.key", "TLS_CA_FILE": "/nowhere/ca.crt", "GRPC_PORT": "0", "OPS_PORT": "0"}
+	code := run(context.Background(), nil, func(k string) string { return settings[k] }, &out, &out, nil)
+	if code != exitInvalid || !strings.HasPrefix(out.String(), "configuration: TLS_CERT_FILE: open /nowhere/tls.crt") {
+		t.Errorf("exit code %d:\n%s", code, out.String())
+	}
+}
+
 func TestRun_PrintsTheSettingsWithTheirOrigin(t *testing.T) {
 	var out bytes.Buffer
 	env := func(k string) string { return map[string]string{"OPS_PORT": "1234"}[k] }

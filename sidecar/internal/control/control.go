@@ -7,6 +7,7 @@ package control
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
 	"errors"
 	"log/slog"
 	"sync"
@@ -82,6 +83,8 @@ type Session struct {
 	cfg    Config
 	client *client.Client
 	log    *slog.Logger
+	// instance tells this process from another one with the same id.
+	instance string
 	// moved is sent to when the endpoints changed.
 	moved chan struct{}
 	// first guards the call of cfg.Applied.
@@ -125,9 +128,10 @@ func New(cfg Config) *Session {
 	}
 	return &Session{
 		cfg: cfg, client: cfg.Client, log: log,
-		moved:   make(chan struct{}, 1),
-		renewed: make(chan struct{}),
-		status:  Status{Problem: errors.New("not registered yet")},
+		instance: rand.Text(),
+		moved:    make(chan struct{}, 1),
+		renewed:  make(chan struct{}),
+		status:   Status{Problem: errors.New("not registered yet")},
 	}
 }
 

@@ -93,6 +93,7 @@ func (s *Session) register(ctx context.Context) (*controlv1.RegisterResponse, ui
 			Version:       s.cfg.Version,
 			FeatureLevel:  s.cfg.FeatureLevel,
 			Endpoints:     endpoints,
+			Instance:      s.instance,
 		}
 		try, cancel := context.WithTimeout(ctx, registerTimeout)
 		resp, err := s.client.Register(try, req)
@@ -113,22 +114,10 @@ func (s *Session) register(ctx context.Context) (*controlv1.RegisterResponse, ui
 			complained = time.Now()
 			s.log.Warn("not registered, still trying; what is assigned goes on", "sidecar", s.cfg.SidecarID, "err", err)
 		}
-		if !sleep(ctx, retryAfter(err)) || !again.pause(ctx) {
+		if !sleep(ctx, client.RetryAfter(err)) || !again.pause(ctx) {
 			return nil, 0, context.Cause(ctx)
 		}
 	}
-}
-
-// maxRetryAfter bounds what a router may ask for.
-const maxRetryAfter = time.Minute
-
-// retryAfter is how long the router does not want to be asked.
-func retryAfter(err error) time.Duration {
-	var refusal *client.Error
-	if !errors.As(err, &refusal) {
-		return 0
-	}
-	return min(refusal.RetryAfter, maxRetryAfter)
 }
 
 // acceptable checks what a router answered.

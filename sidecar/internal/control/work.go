@@ -24,6 +24,11 @@ func (w *work) answer(err error) bool {
 func (w *work) heartbeats(ctx context.Context, every, ttl time.Duration, contact *contact) {
 	silent := w.resumed
 	defer contact.lost()
+	// A session was renewed when it was opened; one that goes on after a restart may be about to end.
+	rhythm := newRhythm(every, ttl, time.Now())
+	if !silent && !w.rest(ctx, rhythm.wait(time.Now())) {
+		return
+	}
 	for {
 		sent := time.Now()
 		try, cancel := context.WithTimeout(ctx, max(ttl/2, every))
@@ -42,11 +47,12 @@ func (w *work) heartbeats(ctx context.Context, every, ttl time.Duration, contact
 		if err == nil {
 			contact.made(sent)
 		}
+		rhythm.tried(err == nil, time.Now())
 		silent = err != nil
 		if pause := resp.GetCheckpointMillis(); err == nil && pause > 0 {
 			w.engine.PaceCheckpoints(time.Duration(pause) * time.Millisecond)
 		}
-		if !sleep(ctx, min(beatSpacing, every)) || !w.rest(ctx, every-beatSpacing) {
+		if !sleep(ctx, min(beatSpacing, every)) || !w.rest(ctx, rhythm.wait(time.Now())) {
 			return
 		}
 	}

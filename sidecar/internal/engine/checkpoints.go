@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/conveyor-etl/conveyor/client"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 )
 
@@ -121,7 +122,8 @@ func (c *checkpointer) run(ctx context.Context) {
 		if err != nil {
 			failures++
 			c.log.Warn("checkpoints wait", "lanes", len(points), "err", err)
-			if !sleep(ctx, backoff(failures)) {
+			// Lanes go on meanwhile, and tell their newest then.
+			if !sleep(ctx, max(backoff(failures), client.RetryAfter(err))) {
 				return
 			}
 			continue

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"syscall"
@@ -9,6 +10,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
+	"github.com/conveyor-etl/conveyor/client"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 )
 
@@ -162,6 +166,81 @@ func TestCheckpointer_ALaneHearsOfACheckpointOnlyOnceItIsRemembered(t *testing.T
 		synctest.Wait()
 		if l.accepted != 1 {
 			t.Errorf("with room again the lane was told %d times", l.accepted)
+		}
+	})
+}
+
+// busy are routers that refuse some reports first, with the time after which to come again.
+type busy struct {
+	storing
+	refuse int
+	after  time.Duration
+	calls  []time.Time
+	points []*controlv1.Checkpoint // of the last call
+}
+
+func (b *busy) ReportCheckpoints(ctx context.Context, points []*controlv1.Checkpoint) ([]controlv1.CheckpointResult, error) {
+	b.calls, b.points = append(b.calls, time.Now()), points
+	if b.refuse > 0 {
+		b.refuse--
+		return nil, fmt.Errorf("report checkpoints: %w", &client.Error{Code: codes.ResourceExhausted, Reason: client.ReasonBusy, RetryAfter: b.after})
+	}
+	return b.storing.ReportCheckpoints(ctx, points)
+}
+
+// settling is a lane on which records settle, one a second.
+type settling struct {
+	c      *checkpointer
+	began  time.Time
+	stores uint64
+}
+
+func (l *settling) checkpoint() *controlv1.Checkpoint {
+	return &controlv1.Checkpoint{Sequence: uint64(time.Since(l.began) / time.Second)}
+}
+
+func (l *settling) stored(p *controlv1.Checkpoint, _ controlv1.CheckpointResult, err error) {
+	if err != nil {
+		l.c.report(l)
+		return
+	}
+	l.stores = p.GetSequence()
+}
+
+func TestCheckpointer_ComesAgainWithTheNewestWhenBusyRoutersSaySo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const refused, after, lanes = 3, 20 * time.Second, 5
+		control := &busy{refuse: refused, after: after}
+		c := newCheckpointer(control, noMemory{}, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			c.run(ctx)
+		}()
+		defer func() { cancel(); <-done }()
+		began := time.Now()
+		var all []*settling
+		for range lanes {
+			l := &settling{c: c, began: began}
+			all = append(all, l)
+			c.report(l)
+		}
+		for range 100 {
+			time.Sleep(time.Second)
+			c.hurry(all[0]) // a lane that waits does not make it impatient
+		}
+		synctest.Wait()
+		for n := 1; n <= refused; n++ {
+			if waited := control.calls[n].Sub(control.calls[n-1]); waited < after || waited > 2*after {
+				t.Errorf("it came again after %v, and was asked not to for %v", waited, after)
+			}
+		}
+		at := uint64(control.calls[refused].Sub(began) / time.Second)
+		for i, l := range all[1:] {
+			if l.stores != at {
+				t.Errorf("lane %d: stored %d, and the newest was %d", i+1, l.stores, at)
+			}
 		}
 	})
 }

@@ -64,6 +64,7 @@ type Engine struct {
 	signer   ed25519.PublicKey
 	stages   map[key]*stage
 	draining bool
+	shut     bool // nothing is taken from other sidecars any more
 }
 
 // key names a stage of a generation.
@@ -188,6 +189,9 @@ func (e *Engine) step() {
 			started = append(started, s)
 		}
 		s.update(a, e.draining)
+		if e.shut {
+			s.links.shutIntake()
+		}
 	}
 	for _, s := range e.stages {
 		for _, out := range s.out {
@@ -287,7 +291,8 @@ func (e *Engine) Unreachable() []string {
 	return slices.Sorted(maps.Keys(away))
 }
 
-// Drain stops the sources and blocks until what is in flight here has settled and is checkpointed, or ctx ends.
+// Drain stops the sources and blocks until what is in flight here has settled and is checkpointed, or ctx ends. What others still send is taken for as long as something is in flight
+// here, but for half of the time at most: they may wait for it because they stop too. Then nothing more is taken, and it ends when all senders know how everything ended that was.
 func (e *Engine) Drain(ctx context.Context) error {
 	e.mu.Lock()
 	e.draining = true
@@ -295,9 +300,28 @@ func (e *Engine) Drain(ctx context.Context) error {
 		s.drain(true)
 	}
 	e.mu.Unlock()
-	for _, s := range e.sorted() {
-		if err := s.awaitRest(ctx); err != nil {
-			return fmt.Errorf("drain stage %s: %w", s.key, err)
+	stages := e.sorted()
+	open, cancel := ctx, func() {}
+	if end, ok := ctx.Deadline(); ok {
+		open, cancel = context.WithTimeout(ctx, time.Until(end)/2)
+	}
+	defer cancel()
+	for _, s := range stages {
+		if s.awaitRest(open) != nil {
+			break
+		}
+	}
+	e.mu.Lock()
+	e.shut = true
+	for _, s := range e.stages {
+		s.links.shutIntake()
+	}
+	e.mu.Unlock()
+	for _, await := range []func(*stage, context.Context) error{(*stage).awaitRest, (*stage).awaitTold} {
+		for _, s := range stages {
+			if err := await(s, ctx); err != nil {
+				return fmt.Errorf("drain stage %s: %w", s.key, err)
+			}
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -11,7 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
@@ -88,6 +92,9 @@ func TestTheOpenedPositionIsStoredBeforeAnyRecordLeaves(t *testing.T) {
 	eventually(t, "the stage waits for its checkpoints", func() bool { return strings.Contains(n.status("in").GetWaitingFor(), "checkpoints") })
 	control.set(func(c *fakeControl) { c.down, c.reportsDown = nil, errDown })
 	eventually(t, "the lane waits for its first checkpoint", func() bool { return strings.Contains(n.lane().GetProblem(), "checkpoints are not stored") })
+	if n.lane().GetReadsOn() {
+		t.Error("it says that it reads on, and waits for its first checkpoint")
+	}
 	control.set(func(c *fakeControl) { c.reportsDown = nil })
 	p.await()
 	if early.Load() > 0 || len(sink.records()) != 60 {
@@ -125,6 +132,9 @@ func TestNothingIsCommittedThatIsNotCheckpointed(t *testing.T) {
 	close(lost)
 	eventually(t, "all came although no router answers", func() bool { return len(sink.records()) == 3000 })
 	eventually(t, "the lane says why", func() bool { return strings.Contains(n.lane().GetProblem(), "checkpoints are not stored") })
+	if !n.lane().GetReadsOn() {
+		t.Error("it does not say that it reads on all the same")
+	}
 	control.set(func(c *fakeControl) { c.down = nil })
 	p.await()
 	exactly(t, sink, 3000)
@@ -146,6 +156,37 @@ func TestALaneWhoseCheckpointIsFencedStops(t *testing.T) {
 	eventually(t, "the stage says so", func() bool { return strings.Contains(n.status("in").GetWaitingFor(), "newer") })
 	if len(src.commits) > 0 {
 		t.Errorf("committed %v", src.commits)
+	}
+	if got := n.status("in").GetFenced(); got != 1 {
+		t.Errorf("it counts %d refusals for a newer owner", got)
+	}
+}
+
+func TestWhatAServiceRefusesForANewerOwnerIsCountedAndNothingElse(t *testing.T) {
+	refused := func(why string) error {
+		st, err := status.New(codes.FailedPrecondition, "no").WithDetails(&errdetails.ErrorInfo{Reason: why, Domain: "conveyor.etl"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Err()
+	}
+	src, sink := newSource(t, numbered(10, 0)...), newSink(t)
+	src.refusal, sink.refusal = refused("FENCED"), refused("FENCED")
+	p, n := simple(t, newControl(), src, sink)
+	p.start()
+	for _, stage := range []string{"in", "out"} {
+		eventually(t, "stage "+stage+" counts each time", func() bool { return n.status(stage).GetFenced() > 1 })
+	}
+
+	src, sink = newSource(t, numbered(10, 0)...), newSink(t)
+	src.refusal, sink.refusal = refused("INVALID_CONFIG"), errors.New("no")
+	p, n = simple(t, newControl(), src, sink)
+	p.start()
+	for _, stage := range []string{"in", "out"} {
+		eventually(t, "stage "+stage+" waits", func() bool { return strings.Contains(n.status(stage).GetWaitingFor(), "no") })
+		if got := n.status(stage).GetFenced(); got > 0 {
+			t.Errorf("stage %s counts %d refusals for a newer owner", stage, got)
+		}
 	}
 }
 

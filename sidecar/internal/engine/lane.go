@@ -364,9 +364,10 @@ func (r *reading) stored(c *controlv1.Checkpoint, result controlv1.CheckpointRes
 	case controlv1.CheckpointResult_CHECKPOINT_RESULT_FENCED, controlv1.CheckpointResult_CHECKPOINT_RESULT_STALE:
 		r.problem = fmt.Sprintf("the router refused the checkpoint at sequence %d: %s", c.GetSequence(), result)
 		r.mu.Unlock()
+		r.s.fenced.Add(1)
 		r.cancel(errFenced) // I14: a fenced lane stops.
 	default:
-		if err != nil {
+		if err != nil && (r.problem == "" || r.unstored) { // what keeps it from reading is the larger problem
 			r.unstored, r.problem = true, "checkpoints are not stored: "+err.Error()
 		}
 		r.mu.Unlock()
@@ -389,10 +390,14 @@ func (r *reading) pause(on bool) {
 	}
 }
 
+// setProblem notes why the lane does not read, or with "" that it does, which says nothing of its checkpoints.
 func (r *reading) setProblem(p string) {
 	r.mu.Lock()
-	r.problem = p
-	r.mu.Unlock()
+	defer r.mu.Unlock()
+	if p == "" && r.unstored {
+		return
+	}
+	r.problem, r.unstored = p, false
 }
 
 // committable returns the position of the last stored checkpoint.
@@ -415,6 +420,7 @@ func (r *reading) status() *controlv1.LaneStatus {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	st.CheckpointedThrough, st.Position, st.Problem = r.storedSequence, r.storedPosition, r.problem
+	st.ReadsOn = r.unstored && r.opened == nil // I5: before the first is stored, no record leaves
 	st.Ended = r.closed && r.exhausted
 	return st
 }

@@ -231,6 +231,49 @@ func reason(err error) string {
 	return fmt.Sprint(err)
 }
 
+// Its sender has it still, and gives it to whoever comes after this sidecar: written here too it would arrive twice.
+func TestASidecarThatHasDrainedTakesNothingMoreAndHasToldWhatBecameOfTheRest(t *testing.T) {
+	n, sink := receiving(t, nil)
+	l, err := n.link(t, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.send(frame(1, 3))
+	eventually(t, "the sink has what came before", func() bool { return len(sink.records()) == 3 })
+	if err := n.engine.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.send(frame(4, 3))
+	l.send(&linkv1.LinkRequest{Request: &linkv1.LinkRequest_End{End: &linkv1.LinkEnd{Completed: true}}})
+	told := uint64(0)
+	for told < 3 {
+		resp, err := l.stream.Recv()
+		if err != nil {
+			t.Fatalf("after %d records were said to have settled: %v", told, err)
+		}
+		for _, n := range resp.GetSettled().GetCount() {
+			told += n
+		}
+	}
+	// The answer to a frame that is wrong shows that the one before was looked at, and what would have been taken has settled when the stage rests.
+	wrong := frame(7, 1)
+	wrong.Header.Lane = 9
+	l.send(wrong)
+	if got := reason(l.ends()); got != "INVALID_LINK" {
+		t.Errorf("the link ends with %s", got)
+	}
+	if err := n.engine.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := len(sink.records()); got != 3 || told != 3 {
+		t.Errorf("%d records were written, and %d said to have settled", got, told)
+	}
+	// It has not had all, so it is not what ends the stage.
+	if ended := n.engine.Ended(); len(ended) > 0 || sink.completes > 0 {
+		t.Errorf("the stage has ended, and the sink was told so %d times: %v", sink.completes, ended)
+	}
+}
+
 func TestALyingSenderIsRefused(t *testing.T) {
 	for name, lie := range map[string]func() []*linkv1.LinkRequest{
 		"more records than in the header": func() []*linkv1.LinkRequest { f := frame(1, 3); f.Header.Records = 2; return []*linkv1.LinkRequest{f} },

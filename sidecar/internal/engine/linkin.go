@@ -23,6 +23,7 @@ type linkIn struct {
 
 	mu     sync.Mutex
 	ends   map[string]*linkEnd // by sending stage; that of the newest sender
+	shut   bool                // nothing more is taken; what was taken is still told of
 	closed bool
 }
 
@@ -52,9 +53,12 @@ func (l *linkIn) open(from string, by sender) (*linkEnd, error) {
 		return nil, refusal(codes.FailedPrecondition, "STALE_EPOCH", "the stage has ended here")
 	}
 	end := l.ends[from]
+	if l.shut && (end == nil || end.sender != by) {
+		return nil, refusal(codes.Unavailable, "STOPPING", "the sidecar of stage %s stops", l.s.key.stage)
+	}
 	// I13: older owners are refused.
 	if by.epoch.Less(epochOf(peer.GetEpoch())) || end != nil && by.less(end.sender) {
-		return nil, refusal(codes.FailedPrecondition, "FENCED", "stage %s has a newer owner than the one that sends", from)
+		return nil, refusal(codes.FailedPrecondition, reasonFenced, "stage %s has a newer owner than the one that sends", from)
 	}
 	if end != nil {
 		if end.sender == by {
@@ -71,6 +75,33 @@ func (l *linkIn) open(from string, by sender) (*linkEnd, error) {
 	return end, nil
 }
 
+// shutIntake takes nothing more: whoever sends has it still, and hands it to the next owner of the stage.
+func (l *linkIn) shutIntake() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.shut = true
+	for _, end := range l.ends {
+		end.mu.Lock()
+		end.shut = true
+		end.mu.Unlock()
+	}
+}
+
+// toldAll reports whether every sender that listens was told how all ended that was taken.
+func (l *linkIn) toldAll() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, end := range l.ends {
+		end.mu.Lock()
+		waits := end.stream != nil && len(end.news) > 0
+		end.mu.Unlock()
+		if waits {
+			return false
+		}
+	}
+	return true
+}
+
 func (l *linkIn) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -78,6 +109,19 @@ func (l *linkIn) close() {
 	for _, end := range l.ends {
 		end.supersede()
 	}
+}
+
+// reasonFenced is why an owner is refused that is not the newest.
+const reasonFenced = "FENCED"
+
+// reasonOf is the reason that an error of a peer or a service gives for programs, or "" when it did not come from there.
+func reasonOf(err error) string {
+	for _, d := range status.Convert(err).Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok {
+			return info.GetReason()
+		}
+	}
+	return ""
 }
 
 // refusal is an error for a peer, with a reason for programs.
@@ -108,6 +152,8 @@ type linkEnd struct {
 	told    []settled
 	ended   bool
 	endSent bool
+	shut    bool
+	left    bool      // since then a frame came, and stays with its sender
 	stream  *incoming // the current one
 }
 
@@ -152,6 +198,9 @@ type incoming struct {
 
 // errSuperseded ends a stream whose sender, or whose stream, has a successor.
 var errSuperseded = errors.New("superseded by a newer stream")
+
+// errShut leaves a frame with its sender, which keeps it until it is told how it ended.
+var errShut = errors.New("the sidecar stops")
 
 func (e *linkEnd) supersede() {
 	e.mu.Lock()
@@ -282,6 +331,9 @@ func (in *incoming) take(h *linkv1.FrameHeader, records *wire.Batch) error {
 	switch {
 	case e.stream != in:
 		return errSuperseded
+	case e.shut: // I21
+		e.left = true
+		return errShut
 	case h.GetFirst() <= e.received:
 		return fmt.Errorf("frame from number %d on, %d was received", h.GetFirst(), e.received)
 	}

@@ -8,9 +8,7 @@ import (
 	"sort"
 	"sync"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/status"
 
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	linkv1 "github.com/conveyor-etl/conveyor/protos/conveyor/link/v1"
@@ -150,7 +148,8 @@ func (l *linkOut) run(ctx context.Context) {
 			failures = 0
 		}
 		failures++
-		l.setAway(!answered(err))
+		l.s.refusedBy(err)
+		l.setAway(reasonOf(err) == "")
 		l.setFault(fmt.Sprintf("stage %s on sidecar %s at %s: %s", l.to, l.peer.GetSidecarId(), l.peer.GetAddress(), describeError(err)))
 		if !sleep(ctx, backoff(failures)) {
 			return
@@ -184,16 +183,6 @@ func (l *linkOut) unreachable() string {
 		return ""
 	}
 	return l.peer.GetSidecarId()
-}
-
-// answered reports whether an error came from the peer itself, which so is there.
-func answered(err error) bool {
-	for _, d := range status.Convert(err).Details() {
-		if _, ok := d.(*errdetails.ErrorInfo); ok {
-			return true
-		}
-	}
-	return false
 }
 
 // session sends over one stream until it breaks.

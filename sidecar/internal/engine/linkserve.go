@@ -141,7 +141,7 @@ func (in *incoming) receive(ctx context.Context, stream grpc.ServerStream) error
 				m.Batch.Free()
 			}
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, errShut) {
 			return err
 		}
 		if end := req.GetEnd(); end != nil {
@@ -174,7 +174,7 @@ func (in *incoming) over(completed bool) {
 	e := in.end
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.stream != in {
+	if e.stream != in || e.left { // I21: after what was not taken, the end is for whoever takes that
 		return
 	}
 	e.ended = true

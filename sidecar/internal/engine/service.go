@@ -97,6 +97,7 @@ func (w *service) run(ctx context.Context) {
 			w.s.finish(ctx, completed)
 			return
 		}
+		w.s.refusedBy(err)
 		if err := w.do(ctx, w.d.Lost(time.Now())); err != nil {
 			return
 		}

@@ -81,8 +81,9 @@ type fakeSource struct {
 
 	// breakAfter, when positive, breaks the stream after so many records on it, once.
 	breakAfter atomic.Int64
-	overdraw   bool // ignores its credit
-	gone       bool // does not know the positions that it is given
+	overdraw   bool  // ignores its credit
+	gone       bool  // does not know the positions that it is given
+	refusal    error // of every opening
 	latest     []byte
 	// onCommit is called with every commit.
 	onCommit func(position []byte)
@@ -134,6 +135,9 @@ func (s *fakeSource) Pull(stream grpc.BidiStreamingServer[conveyorv1.PullRequest
 	s.opens = append(s.opens, string(position))
 	latest := s.latest
 	s.mu.Unlock()
+	if s.refusal != nil {
+		return s.refusal
+	}
 	if s.gone && len(position) > 0 {
 		return status.Errorf(codes.OutOfRange, "position %s is gone", position)
 	}
@@ -284,6 +288,7 @@ type fakeSink struct {
 	// rubbish, when set, may answer a request in its own way; false answers as usual.
 	rubbish func(stream grpc.BidiStreamingServer[conveyorv1.WriteRequest, conveyorv1.WriteResponse], req *conveyorv1.WriteRequest) (bool, error)
 	mute    atomic.Bool // never answers an opening
+	refusal error       // of every opening
 	gate    chan struct{}
 
 	mu        sync.Mutex
@@ -323,6 +328,9 @@ func (s *fakeSink) Write(stream grpc.BidiStreamingServer[conveyorv1.WriteRequest
 			if s.mute.Load() {
 				<-stream.Context().Done()
 				return nil
+			}
+			if s.refusal != nil {
+				return s.refusal
 			}
 			s.mu.Lock()
 			s.opens++

@@ -288,6 +288,7 @@ func (w *source) read(ctx context.Context, r *reading, beginning bool) bool {
 			}
 			return false
 		}
+		w.s.refusedBy(err)
 		if r.tracker.Next() > before {
 			failures = 0
 		}

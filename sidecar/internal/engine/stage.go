@@ -57,7 +57,7 @@ type stage struct {
 	burying atomic.Int64   // records on their way to the dead letters
 	graves  *buffer.Window // room for those of them that hold no credit of an edge
 
-	recordsIn, recordsOut, failed, retries atomic.Uint64
+	recordsIn, recordsOut, failed, retries, fenced atomic.Uint64
 
 	mu        sync.Mutex
 	upstream  []string
@@ -303,6 +303,13 @@ func (s *stage) finish(ctx context.Context, completed bool) {
 	signal(s.e.changes)
 }
 
+// refusedBy counts an error of a service or a peer that refuses this owner of the stage for a newer one.
+func (s *stage) refusedBy(err error) {
+	if reasonOf(err) == reasonFenced {
+		s.fenced.Add(1)
+	}
+}
+
 // setResting notes that the stage has stopped here, to go on elsewhere.
 func (s *stage) setResting() {
 	s.mu.Lock()
@@ -324,15 +331,20 @@ func (s *stage) over() (over, completed bool) {
 
 // awaitRest blocks until nothing is in flight here.
 func (s *stage) awaitRest(ctx context.Context) error {
+	return s.await(ctx, func() bool {
+		_, source := s.work.(*source)
+		return s.rests() || !source && s.work.inFlight() == 0 && s.in.empty() && s.outputIdle()
+	})
+}
+
+// awaitTold blocks until the sidecars that send to the stage know how all ended that it took.
+func (s *stage) awaitTold(ctx context.Context) error { return s.await(ctx, s.links.toldAll) }
+
+// await blocks until a condition holds, or the stage has ended.
+func (s *stage) await(ctx context.Context, holds func() bool) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for {
-		if s.rests() {
-			return nil
-		}
-		if _, source := s.work.(*source); !source && s.work.inFlight() == 0 && s.in.empty() && s.outputIdle() {
-			return nil
-		}
+	for !holds() {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%d records in flight: %w", s.work.inFlight(), ctx.Err())
@@ -341,6 +353,7 @@ func (s *stage) awaitRest(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+	return nil
 }
 
 // status is what the stage does now.
@@ -348,7 +361,7 @@ func (s *stage) status() *controlv1.StageStatus {
 	st := &controlv1.StageStatus{
 		Name: s.key.stage, Kind: strings.ToLower(strings.TrimPrefix(s.spec.GetKind().String(), "SERVICE_KIND_")), Service: s.spec.GetService(),
 		SidecarId: s.e.cfg.SidecarID, RecordsIn: s.recordsIn.Load(), RecordsOut: s.recordsOut.Load(), Failed: s.failed.Load(),
-		Retries: s.retries.Load(), InFlight: uint64(max(0, s.work.inFlight())),
+		Retries: s.retries.Load(), InFlight: uint64(max(0, s.work.inFlight())), Fenced: s.fenced.Load(),
 	}
 	s.mu.Lock()
 	st.Open, st.WaitingFor = s.open, s.waiting
