@@ -78,6 +78,7 @@ const (
 type Ability struct {
 	info         *conveyorv1.Ability
 	distinctKeys bool
+	oneWriter    bool
 
 	check      func(config []byte) error
 	partitions func(ctx context.Context, o Opening, config []byte) ([]string, error)
@@ -165,6 +166,12 @@ func Idempotent(how Idempotency) AbilityOption {
 	return AbilityOption{"Idempotent", sinks, func(a *Ability) { a.info.Idempotency = conveyorv1.Idempotency(how) }}
 }
 
+// OneWriter says of a sink that it can have one stream of a stage at a time, for example since it appends to a file. A stream that its owner
+// opens after a break ends the one before, whose break the service may not have noticed, and waits until its Writer is closed.
+func OneWriter() AbilityOption {
+	return AbilityOption{"OneWriter", sinks, func(a *Ability) { a.oneWriter = true }}
+}
+
 // MaxBatch is the most records that a transform or a sink is given in one call.
 func MaxBatch(records int) AbilityOption {
 	return AbilityOption{"MaxBatch", takers, func(a *Ability) { a.info.MaxBatch = uint32(max(records, 1)) }}
@@ -178,6 +185,8 @@ func newAbility[C any](kind conveyorv1.ServiceKind, typ string, options []Abilit
 	switch kind {
 	case conveyorv1.ServiceKind_SERVICE_KIND_SOURCE:
 		a.info.Replayable, a.info.IndependentReaders, a.info.Fences = true, true, true
+	case conveyorv1.ServiceKind_SERVICE_KIND_SINK:
+		a.info.Ordered, a.info.Fences = true, true
 	default:
 		a.info.Ordered = true
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 )
 
@@ -14,28 +15,39 @@ var ErrFenced = errors.New("a newer owner has opened it")
 const maxFenceEntries = 1 << 14
 
 // Fence lets one owner at a time have a thing that is named by a key: a newer epoch ends the ownership of an older one and waits until it
-// is over, and an older epoch is refused. The zero Fence is ready; its methods may be called at once.
+// is over, and an older epoch is refused. It remembers this no longer than the process lives. The zero Fence is ready; its methods may be
+// called at once.
 type Fence struct {
 	mu      sync.Mutex
 	entries map[string]*fenceEntry
 }
 
 type fenceEntry struct {
-	epoch Epoch
-	owner *fenceOwner // nil when nobody has it
+	epoch  Epoch         // the newest that has asked
+	owners []*fenceOwner // several only when all of them have joined
 }
 
 type fenceOwner struct {
-	ctx  context.Context //nolint:containedctx // it is the ownership
-	end  context.CancelCauseFunc
-	done chan struct{}
+	epoch Epoch
+	ctx   context.Context //nolint:containedctx // it is the ownership
+	end   context.CancelCauseFunc
+	done  chan struct{}
 }
 
 // Enter makes the caller the owner of key. The returned context ends with cause [ErrFenced] when a newer epoch, or the same once more,
 // enters; the owner then stops and calls leave, once. Enter blocks until an older owner left, or ctx ends.
 func (f *Fence) Enter(ctx context.Context, key string, epoch Epoch) (owned context.Context, leave func(), err error) {
+	return f.enter(ctx, key, epoch, false)
+}
+
+// join is Enter for who shares the thing with others of the same epoch: only older ones have to leave. Whoever calls Enter ends them all.
+func (f *Fence) join(ctx context.Context, key string, epoch Epoch) (owned context.Context, leave func(), err error) {
+	return f.enter(ctx, key, epoch, true)
+}
+
+func (f *Fence) enter(ctx context.Context, key string, epoch Epoch, share bool) (owned context.Context, leave func(), err error) {
 	for {
-		owner, waitFor, err := f.try(ctx, key, epoch)
+		owner, waitFor, err := f.try(ctx, key, epoch, share)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -50,8 +62,8 @@ func (f *Fence) Enter(ctx context.Context, key string, epoch Epoch) (owned conte
 	}
 }
 
-// try returns the new owner, or, when there is an older one, what to wait for.
-func (f *Fence) try(ctx context.Context, key string, epoch Epoch) (*fenceOwner, <-chan struct{}, error) {
+// try returns the new owner, or, when there is one that has to leave, what to wait for.
+func (f *Fence) try(ctx context.Context, key string, epoch Epoch, share bool) (*fenceOwner, <-chan struct{}, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	entry := f.entries[key]
@@ -64,22 +76,27 @@ func (f *Fence) try(ctx context.Context, key string, epoch Epoch) (*fenceOwner, 
 		return nil, nil, fmt.Errorf("open %s with epoch %s, newest is %s: %w", key, epoch, entry.epoch, ErrFenced)
 	}
 	entry.epoch = epoch
-	if entry.owner != nil {
-		entry.owner.end(ErrFenced)
-		return nil, entry.owner.done, nil
+	var waitFor <-chan struct{}
+	for _, o := range entry.owners {
+		if !share || o.epoch.Compare(epoch) < 0 {
+			o.end(ErrFenced)
+			waitFor = o.done
+		}
 	}
-	owner := &fenceOwner{done: make(chan struct{})}
+	if waitFor != nil {
+		return nil, waitFor, nil
+	}
+	owner := &fenceOwner{epoch: epoch, done: make(chan struct{})}
 	owner.ctx, owner.end = context.WithCancelCause(ctx)
-	entry.owner = owner
+	entry.owners = append(entry.owners, owner)
 	return owner, nil, nil
 }
 
 func (f *Fence) leave(key string, owner *fenceOwner) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if entry := f.entries[key]; entry != nil && entry.owner == owner {
-		entry.owner = nil
-	}
+	entry := f.entries[key] // which stays while it has owners
+	entry.owners = slices.DeleteFunc(entry.owners, func(o *fenceOwner) bool { return o == owner })
 	owner.end(nil)
 	close(owner.done)
 }
@@ -93,7 +110,7 @@ func (f *Fence) makeRoom() {
 		return
 	}
 	for key, entry := range f.entries {
-		if entry.owner == nil {
+		if len(entry.owners) == 0 {
 			delete(f.entries, key)
 			return
 		}

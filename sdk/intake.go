@@ -45,11 +45,12 @@ func firstOpening[R request](stream grpc.ServerStream, r R) (*conveyorv1.Opening
 	return o, nil
 }
 
-func newIntake[R request](s *Server, stream grpc.ServerStream, fresh func() R) (in *intake[R], stop func()) {
+// newIntake receives until stop is called, or ctx, which is the stream's or made of it, ends.
+func newIntake[R request](ctx context.Context, s *Server, stream grpc.ServerStream, fresh func() R) (in *intake[R], stop func()) {
 	in = &intake[R]{stream: stream, fresh: fresh, box: newInbox[R]()}
 	s.receives.Go(func() { in.box.end(in.receive()) })
 	unstop := context.AfterFunc(s.stopping, func() { in.box.end(statusStopping()) })
-	unwatch := context.AfterFunc(stream.Context(), func() { in.box.abort(context.Cause(stream.Context())) })
+	unwatch := context.AfterFunc(ctx, func() { in.box.abort(context.Cause(ctx)) })
 	return in, func() {
 		unstop()
 		unwatch()

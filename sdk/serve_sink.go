@@ -30,30 +30,46 @@ func (s *sinkServer) Write(stream grpc.BidiStreamingServer[conveyorv1.WriteReque
 		return err
 	}
 	o := openingOf(open, a.Type(), s.s.settings.log)
-	writer, err := a.sink(stream.Context(), o, open.GetConfig())
+	enter := s.s.fence.join
+	if a.oneWriter {
+		enter = s.s.fence.Enter
+	}
+	ctx, leave, err := enter(stream.Context(), o.Pipeline+" "+o.Stage, o.Epoch)
 	if err != nil {
 		return statusOfError(err)
 	}
-	w := &write{stream: stream, writer: writer, ability: a, order: order{off: !a.info.Ordered}}
-	w.syncer, _ = writer.(Syncer)
-	work := func() error { return statusOfError(errors.Join(w.run(s.s), wrapClose(writer.Close()))) }
-	owner, ok := writer.(Owner)
-	if !ok {
-		return work()
-	}
 	// The writer may wait to send an answer to a peer that reads nothing: a newer owner must not wait with it. It ends when this stream
 	// does, and then closes.
-	owned, done := owner.Owned(), make(chan error, 1)
-	s.s.receives.Go(func() { done <- work() })
+	done := make(chan error, 1)
+	s.s.receives.Go(func() {
+		err := s.work(ctx, stream, a, o, open.GetConfig())
+		leave()
+		done <- err
+	})
 	select {
-	case err := <-done:
+	case err = <-done:
+	case <-ctx.Done():
+		if !errors.Is(context.Cause(ctx), ErrFenced) {
+			err = <-done // it ends with the stream
+		}
+	}
+	if cause := context.Cause(ctx); errors.Is(cause, ErrFenced) {
+		return statusOfError(cause)
+	}
+	return statusOfError(err)
+}
+
+// work writes until the stream or its ownership ends. The writer is closed when it returns.
+func (s *sinkServer) work(
+	ctx context.Context, stream grpc.BidiStreamingServer[conveyorv1.WriteRequest, conveyorv1.WriteResponse], a Ability, o Opening, config []byte,
+) error {
+	writer, err := a.sink(ctx, o, config)
+	if err != nil {
 		return err
-	case <-owned.Done():
 	}
-	if err := context.Cause(owned); !errors.Is(err, context.Canceled) {
-		return statusOfError(err)
-	}
-	return <-done // the ownership ended with the stream
+	w := &write{ctx: ctx, stream: stream, writer: writer, ability: a, order: order{off: !a.info.Ordered}}
+	w.syncer, _ = writer.(Syncer)
+	return errors.Join(w.run(s.s), wrapClose(writer.Close()))
 }
 
 // maxUnsynced bounds what one Sync makes durable, in records' bytes.
@@ -61,6 +77,7 @@ const maxUnsynced = 4 << 20
 
 // write is one open Write stream.
 type write struct {
+	ctx     context.Context //nolint:containedctx // the stream's own, ended by a newer owner
 	stream  grpc.BidiStreamingServer[conveyorv1.WriteRequest, conveyorv1.WriteResponse]
 	writer  Writer
 	syncer  Syncer // nil when each Write is durable
@@ -82,16 +99,12 @@ type written struct {
 }
 
 func (w *write) run(s *Server) error {
-	if err := w.stream.Send(&conveyorv1.WriteResponse{Opened: &conveyorv1.WriteOpened{}}); err != nil {
+	if err := w.answer(&conveyorv1.WriteResponse{Opened: &conveyorv1.WriteOpened{}}); err != nil {
 		return err
 	}
-	in, stop := newIntake(s, w.stream, func() *conveyorv1.WriteRequest { return &conveyorv1.WriteRequest{} })
+	in, stop := newIntake(w.ctx, s, w.stream, func() *conveyorv1.WriteRequest { return &conveyorv1.WriteRequest{} })
 	defer stop()
 	defer w.forget()
-	if owner, ok := w.writer.(Owner); ok {
-		owned := owner.Owned()
-		defer context.AfterFunc(owned, func() { in.box.abort(context.Cause(owned)) })()
-	}
 	for {
 		if len(w.unsynced) > 0 && (w.unsyncedBytes >= maxUnsynced || in.box.empty()) {
 			if err := w.sync(); err != nil {
@@ -109,6 +122,15 @@ func (w *write) run(s *Server) error {
 			return err
 		}
 	}
+}
+
+// answer sends a response, unless the stage has a newer owner.
+func (w *write) answer(r *conveyorv1.WriteResponse) error {
+	// I28: nothing is acknowledged to the older one.
+	if err := context.Cause(w.ctx); err != nil {
+		return err
+	}
+	return w.stream.Send(r)
 }
 
 func (w *write) take(head *conveyorv1.WriteRequest, batch *wire.Batch) error {
@@ -184,7 +206,7 @@ func (w *write) flush(records []Record, done *written) {
 		}
 		call = w.call
 	}
-	if err := w.writer.Write(w.stream.Context(), call); err != nil {
+	if err := w.writer.Write(w.ctx, call); err != nil {
 		partial, ok := err.(Partial) //nolint:errorlint // a wrapped Partial is about another batch
 		if ok {
 			err = partial.outside(len(call))
@@ -217,14 +239,14 @@ func (w *write) sync() error {
 		return nil
 	}
 	if w.syncer != nil {
-		if err := w.syncer.Sync(w.stream.Context()); err != nil {
+		if err := w.syncer.Sync(w.ctx); err != nil {
 			w.undo(err)
 		}
 	}
 	for len(w.unsynced) > 0 {
 		done := w.unsynced[0]
 		response := &conveyorv1.WriteResponse{Sequence: done.sequence, Results: writeResults(done.errs)}
-		if err := w.stream.Send(response); err != nil {
+		if err := w.answer(response); err != nil {
 			return err
 		}
 		done.batch.Free()
@@ -265,11 +287,11 @@ func (w *write) complete() error {
 	}
 	completed := &conveyorv1.WriteCompleted{}
 	if c, ok := w.writer.(Completer); ok {
-		if err := c.Complete(w.stream.Context()); err != nil {
+		if err := c.Complete(w.ctx); err != nil {
 			completed.Failure = FailureOf(err).proto()
 		}
 	}
-	return w.stream.Send(&conveyorv1.WriteResponse{Completed: completed})
+	return w.answer(&conveyorv1.WriteResponse{Completed: completed})
 }
 
 // forget frees what was never answered.

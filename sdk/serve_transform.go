@@ -21,6 +21,8 @@ func (s *transformServer) Describe(context.Context, *conveyorv1.TransformService
 	return &conveyorv1.TransformServiceDescribeResponse{Abilities: s.s.Describe()}, nil
 }
 
+// Process refuses no older owner: a transform keeps nothing of what it is given, and whatever it makes for an owner that was replaced is
+// refused by the stages behind, which know the epochs of both. A newer owner would only have to wait for the older one.
 func (s *transformServer) Process(stream grpc.BidiStreamingServer[conveyorv1.ProcessRequest, conveyorv1.ProcessResponse]) error {
 	open, err := firstOpening(stream, &conveyorv1.ProcessRequest{})
 	if err != nil {
@@ -81,7 +83,7 @@ func (p *process) run(s *Server) error {
 	if err := p.stream.Send(&conveyorv1.ProcessResponse{Opened: &conveyorv1.ProcessOpened{}}); err != nil {
 		return err
 	}
-	in, stop := newIntake(s, p.stream, func() *conveyorv1.ProcessRequest { return &conveyorv1.ProcessRequest{} })
+	in, stop := newIntake(p.stream.Context(), s, p.stream, func() *conveyorv1.ProcessRequest { return &conveyorv1.ProcessRequest{} })
 	defer stop()
 	for {
 		head, batch, err := in.next()

@@ -6,8 +6,9 @@ import (
 	conveyorv1 "github.com/conveyor-etl/conveyor/protos/conveyor/v1"
 )
 
-// Writer stores the records of one stream. Its methods are called by one goroutine at a time. It may also implement [Syncer], [Completer]
-// and [Owner].
+// Writer stores the records of one stream. Its methods are called by one goroutine at a time. It may also implement [Syncer] and
+// [Completer]. Their contexts end when the stream does, with cause [ErrFenced] when the stage has a newer owner: that one waits until the
+// Writer is closed, so that nothing of the older owner is written beside or behind it.
 type Writer interface {
 	// Write stores a batch, durably unless the Writer is a Syncer. An error is that of the whole batch, unless it is a Partial. The
 	// batch is valid until Write returns.
@@ -27,12 +28,6 @@ type Syncer interface {
 type Completer interface {
 	// Complete is called when everything written is durable. It may be called again when it erred, or after a restart.
 	Complete(ctx context.Context) error
-}
-
-// Owner is a Writer that owns something which another stream may take over; see [Fence].
-type Owner interface {
-	// Owned ends when the ownership does; the stream then ends with its cause, at once.
-	Owned() context.Context
 }
 
 // Sink makes a sink of a function that stores a batch durably. A returned error is that of the whole batch, unless it is a [Partial].
@@ -84,7 +79,9 @@ func eachOf(batch []Record, ordered bool, write func(Record) error) error {
 }
 
 // OpenSink makes a sink of a function that opens a writer for each stream. An error refuses the opening. Several streams may be open at
-// once; a sink that can have only one writer uses a [Fence].
+// once, of several stages and also of one; see [OneWriter] for a sink that can have only one writer. The streams of an owner of a stage end
+// when a newer one opens it, and its later ones are refused. So a sidecar that was replaced, and does not know it, writes nothing more.
+// Stages are told apart by pipeline and name: clusters that share a service must not have pipelines of one name.
 func OpenSink[C any](typ string, open func(ctx context.Context, o Opening, cfg C) (Writer, error), options ...AbilityOption) Ability {
 	a := newAbility[C](conveyorv1.ServiceKind_SERVICE_KIND_SINK, typ, options)
 	a.sink = func(ctx context.Context, o Opening, config []byte) (Writer, error) {

@@ -229,14 +229,15 @@ func runTransform(t *testing.T, c *Conn, tc TransformCase) {
 
 func runSink(t *testing.T, c *Conn, tc SinkCase) {
 	about := describe(t, c, conveyorv1.ServiceKind_SERVICE_KIND_SINK, tc.Type)
-	epoch := uint64(0)
-	open := func(t *testing.T) *Write {
+	epoch := uint64(time.Now().UnixNano()) // the service may have been tried before
+	next := func(config string) Open {
 		epoch++
-		return c.MustOpenSink(t, Open{Type: tc.Type, Config: tc.Config, Epoch: epoch})
+		return Open{Type: tc.Type, Config: config, Stage: "suite", Epoch: epoch}
 	}
+	open := func(t *testing.T) *Write { return c.MustOpenSink(t, next(tc.Config)) }
 	t.Run("refuses a bad config", func(t *testing.T) {
 		refusesBadConfig(t, func(config string) error {
-			_, err := c.OpenSink(t, Open{Type: tc.Type, Config: config})
+			_, err := c.OpenSink(t, next(config))
 			return err
 		})
 	})
@@ -250,6 +251,23 @@ func runSink(t *testing.T, c *Conn, tc SinkCase) {
 			}
 		}
 	})
+	if about.GetFences() {
+		t.Run("an older owner is refused", func(t *testing.T) { refusesOlder(t, c, next(tc.Config), next(tc.Config), tc.Inputs) })
+	}
+}
+
+func refusesOlder(t *testing.T, c *Conn, older, newer Open, inputs []sdk.Record) {
+	t.Helper()
+	replaced := c.MustOpenSink(t, older)
+	replaced.Ask(inputs...)
+	w := c.MustOpenSink(t, newer)
+	if err := replaced.Ended(); Reason(err) != "FENCED" {
+		t.Errorf("the stream of the older owner ended with %v, want FENCED", err)
+	}
+	if _, err := c.OpenSink(t, older); status.Code(err) != codes.FailedPrecondition || Reason(err) != "FENCED" {
+		t.Errorf("the older owner opened again and got %v, want FAILED_PRECONDITION with the reason FENCED", err)
+	}
+	w.Ask(inputs...)
 }
 
 func runTaker(t *testing.T, about *conveyorv1.Ability, inputs []sdk.Record, failing *sdk.Record, open func(*testing.T) asker) {

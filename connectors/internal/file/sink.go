@@ -45,23 +45,17 @@ func (c SinkConfig) Validate() error {
 
 // Sink returns the sink "file".
 func Sink() sdk.Ability {
-	owners := &sdk.Fence{}
-	return sdk.OpenSink("file", func(ctx context.Context, o sdk.Opening, cfg SinkConfig) (sdk.Writer, error) {
+	return sdk.OpenSink("file", func(_ context.Context, o sdk.Opening, cfg SinkConfig) (sdk.Writer, error) {
 		path, err := canonical(cfg.Path)
 		if err != nil {
 			return nil, err
 		}
-		// Streams of other stages do not fence this one: they find the claim taken.
-		owned, leave, err := owners.Enter(ctx, path+" for "+o.Pipeline+" "+o.Stage, o.Epoch)
-		if err != nil {
-			return nil, err
-		}
-		w := &writer{path: path, cfg: cfg, owned: owned, leave: leave, encode: newEncoder(cfg)}
+		w := &writer{path: path, cfg: cfg, encode: newEncoder(cfg)}
 		if err := w.open(o); err != nil {
 			return nil, errors.Join(err, w.Close())
 		}
 		return w, nil
-	})
+	}, sdk.OneWriter()) // streams of other stages find the claim taken
 }
 
 // canonical returns the one name that a file has whatever symbolic links lead to its directory.
@@ -84,8 +78,6 @@ func canonical(path string) (string, error) {
 type writer struct {
 	path   string
 	cfg    SinkConfig
-	owned  context.Context //nolint:containedctx // ends when a newer owner waits for the file
-	leave  func()
 	claim  *claim
 	encode *encoder
 
@@ -95,9 +87,6 @@ type writer struct {
 	torn    bool     // there may be something behind size
 	newFile bool     // the directory entry is not durable
 }
-
-// Owned ends when a newer opening wants the file.
-func (w *writer) Owned() context.Context { return w.owned }
 
 func (w *writer) partial() string { return w.path + ".partial" }
 
@@ -219,9 +208,6 @@ func (w *writer) prepare() error {
 }
 
 func (w *writer) Write(_ context.Context, batch []sdk.Record) error {
-	if err := context.Cause(w.owned); err != nil {
-		return sdk.Unavailable(sdk.Code("FENCED", fmt.Errorf("write %s: %w", w.path, err)))
-	}
 	if err := w.prepare(); err != nil {
 		return err
 	}
@@ -326,10 +312,6 @@ func (w *writer) Close() error {
 	if w.claim != nil {
 		errs = append(errs, w.claim.release())
 		w.claim = nil
-	}
-	if w.leave != nil {
-		w.leave()
-		w.leave = nil
 	}
 	return errors.Join(errs...)
 }
