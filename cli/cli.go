@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/conveyor-etl/conveyor/cli/internal/terminal"
+	"github.com/conveyor-etl/conveyor/internal/certs"
 	"github.com/conveyor-etl/conveyor/internal/lifecycle"
 )
 
@@ -59,6 +60,8 @@ type app struct {
 	screen *screen
 	// target is the server that the command used, for its errors.
 	target string
+	// files are the certificates that it used.
+	files certs.Files
 	// listHint is the command that lists what the command is about.
 	listHint string
 }

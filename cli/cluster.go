@@ -117,9 +117,12 @@ func describeCluster(w io.Writer, o *view.Object) {
 	if s.FeatureLevel > 0 {
 		field(w, "Features", "level "+strconv.FormatUint(uint64(s.FeatureLevel), 10))
 	}
-	letters := output.Count(s.DeadLetters)
-	if s.DeadLetterProblem != "" {
+	letters := "- (only the router that leads knows them)"
+	switch {
+	case s.DeadLetterProblem != "":
 		letters = output.Clean(s.DeadLetterProblem)
+	case s.DeadLetters != nil:
+		letters = output.Count(*s.DeadLetters)
 	}
 	field(w, "Dead letters", letters)
 	if s.LetterCopiesProblem != "" && s.DeadLetterProblem == "" {

@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/conveyor-etl/conveyor/cli/internal/output"
 	"github.com/conveyor-etl/conveyor/client"
+	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 )
 
 // catchUpPoll is how often is asked whether a new router has caught up.
@@ -25,9 +28,10 @@ func (a *app) clusterAddCommand() *cobra.Command {
 		Use:   "add HOST:PORT",
 		Short: "Add a router that runs with an empty data directory",
 		Long: `Add a router. Start it first, with an empty data directory, a RAFT_NODE_ID of
-its own, and RAFT_PEERS listing the cluster and itself. It becomes a learner,
-which receives the state, and gets its vote when it has caught up. The command
-ends when the dead letters have all their copies again.
+its own, and RAFT_PEERS listing the cluster and itself, as NUMBER=HOST:PORT,...
+where numbers are left out. It becomes a learner, which receives the state, and
+gets its vote when it has caught up. The command ends when the dead letters have
+all their copies again.
 
 A router whose disk was replaced is a new one: remove the old one, then add it.`,
 		Example: `  conveyor cluster add router-4.example:50051`,
@@ -43,11 +47,20 @@ A router whose disk was replaced is a new one: remove the old one, then add it.`
 				return err
 			}
 			defer c.Close()
+			before, err := c.Cluster(cmd.Context())
+			if err != nil {
+				return err
+			}
 			added, err := c.AddRouter(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			if !added.GetVoter() {
+			member := func(s *controlv1.ClusterServer) bool { return s.GetId() == added.GetId() }
+			switch {
+			case added.GetVoter():
+			case slices.ContainsFunc(before.GetServers(), member):
+				say(a.env.Stdout, "router/%s is a learner already", added.GetId())
+			default:
 				say(a.env.Stdout, "router/%s added as a learner", added.GetId())
 			}
 			if learner {
@@ -76,12 +89,15 @@ A router whose disk was replaced is a new one: remove the old one, then add it.`
 
 // promote gives a learner its vote as soon as it has caught up. The error is the last answer.
 func (a *app) promote(ctx context.Context, c *client.Client, id string) error {
+	p := a.newProgress()
+	defer p.end()
 	for {
 		err := c.PromoteRouter(ctx, id)
 		// Another change to the members may have come first; the next try is made of the new list.
 		if err == nil || !errors.Is(err, client.ErrLagging) && !errors.Is(err, client.ErrConflict) {
 			return err
 		}
+		p.show(fmt.Sprintf("waiting until router/%s has caught up: %s", id, output.Clean(err.Error())))
 		select {
 		case <-ctx.Done():
 			return err
@@ -92,14 +108,19 @@ func (a *app) promote(ctx context.Context, c *client.Client, id string) error {
 
 // awaitCopies waits until every dead letter has all its copies at members: until then one router more can be lost only with letters.
 func (a *app) awaitCopies(ctx context.Context, c *client.Client, timeout time.Duration) error {
+	p := a.newProgress()
+	defer p.end()
 	for problem := ""; ; {
 		info, err := c.Cluster(ctx)
 		if err == nil && info.GetLetterCopiesProblem() == "" {
 			return nil
 		}
+		why := err
 		if err == nil {
 			problem = info.GetLetterCopiesProblem()
+			why = errors.New(problem)
 		}
+		p.show(fmt.Sprintf("waiting until the dead letters have all their copies: %s", output.Clean(why.Error())))
 		select {
 		case <-ctx.Done():
 			if !errors.Is(ctx.Err(), context.DeadlineExceeded) || problem == "" {
@@ -148,7 +169,9 @@ be added anew.`,
 			say(a.env.Stdout, "router/%s removed", s.GetId())
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
-			return a.awaitCopies(ctx, c, timeout)
+			err = a.awaitCopies(ctx, c, timeout)
+			say(a.env.Stderr, "stop the router at %s and empty its data directory: with what it holds it cannot come back", s.GetAddress())
+			return err
 		},
 	}
 	server.add(cmd)
@@ -187,6 +210,12 @@ is best up to date.`,
 				s, err := findRouter(info, args[0])
 				if err != nil {
 					return err
+				}
+				if !s.GetVoter() {
+					return &fault{
+						exit: exitFailed, code: "CONFLICT", err: fmt.Errorf("router %s is a learner, and only a router with a vote can lead", s.GetId()),
+						fix: fmt.Sprintf("`conveyor cluster add %s` gives it its vote", s.GetAddress()),
+					}
 				}
 				to = s.GetId()
 			}

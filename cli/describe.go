@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -99,23 +100,34 @@ func describe(w io.Writer, o *view.Object) error {
 
 func field(w io.Writer, name, value string) {
 	if value != "" {
-		say(w, "%-12s %s", name+":", output.Clean(value))
+		say(w, "%-13s %s", name+":", output.Clean(value))
 	}
 }
 
 func describePipeline(w io.Writer, s *view.PipelineStatus) error {
-	field(w, "Phase", s.Phase)
+	field(w, "Phase", cmp.Or(s.Phase, notKnown))
 	field(w, "Guarantee", s.Guarantee)
-	field(w, "Records", counts(s.Counts))
+	if s.Counts != nil {
+		field(w, "Records", counts(*s.Counts))
+	} else {
+		field(w, "Records", notKnown)
+	}
+	if s.ReportsUnknown {
+		field(w, "Reports", "only the router that leads knows what sidecars report")
+	}
 	if len(s.Stages) > 0 {
 		say(w, "Stages:")
 		var rows [][]string
 		for _, st := range s.Stages {
-			state := "open"
-			if !st.Open {
-				state = "not open"
+			row := []string{"  " + st.Name, st.Kind, st.Sidecar, notKnown, notKnown, notKnown, notKnown}
+			if st.Open != nil && st.Figures != nil {
+				state := "open"
+				if !*st.Open {
+					state = "not open"
+				}
+				row = []string{"  " + st.Name, st.Kind, st.Sidecar, state, fmt.Sprint(st.RecordsIn), fmt.Sprint(st.RecordsOut), fmt.Sprint(st.Failed)}
 			}
-			rows = append(rows, []string{"  " + st.Name, st.Kind, st.Sidecar, state, fmt.Sprint(st.RecordsIn), fmt.Sprint(st.RecordsOut), fmt.Sprint(st.Failed)})
+			rows = append(rows, row)
 		}
 		if err := output.Table(w, []string{"  NAME", "KIND", "SIDECAR", "STATE", "IN", "OUT", "FAILED"}, rows); err != nil {
 			return err

@@ -295,8 +295,8 @@ func (a *app) devSummary(ctx context.Context, c *client.Client) error {
 	}
 	var rows [][]string
 	for _, o := range objects {
-		if s, ok := o.Status.(*view.PipelineStatus); ok {
-			rows = append(rows, append([]string{view.Ref(o.Metadata.Namespace, o.Metadata.Name, dsl.DefaultNamespace)}, countCells(s.Counts)...))
+		if s, ok := o.Status.(*view.PipelineStatus); ok && s.Counts != nil {
+			rows = append(rows, append([]string{view.Ref(o.Metadata.Namespace, o.Metadata.Name, dsl.DefaultNamespace)}, countCells(*s.Counts)...))
 		}
 	}
 	return output.Table(a.env.Stderr, append([]string{"PIPELINE"}, countColumns...), rows)

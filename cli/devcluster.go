@@ -58,7 +58,7 @@ func (a *app) startCluster(ctx context.Context, f *devFlags, dir string) (c *dev
 		},
 	})
 	var known *fault
-	if err != nil && !errors.As(err, &known) {
+	if err != nil && ctx.Err() == nil && !errors.As(err, &known) {
 		err = &fault{exit: exitFailed, code: "CLUSTER_FAILED", err: err}
 	}
 	if err != nil {
@@ -81,7 +81,9 @@ func (a *app) startCluster(ctx context.Context, f *devFlags, dir string) (c *dev
 		return c, err
 	}
 	defer cl.Close()
-	if _, err := cl.Cluster(wait); err != nil {
+	if _, err := cl.Cluster(wait); ctx.Err() != nil {
+		return c, context.Cause(ctx) // whoever ended it needs no advice
+	} else if err != nil {
 		return c, &fault{exit: exitFailed, code: "CLUSTER_FAILED", err: fmt.Errorf("the routers have not become a cluster: %w", err), fix: "their logs are in " + dir + "/router-*/router.log"}
 	}
 	return c, nil

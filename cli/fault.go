@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -13,6 +14,7 @@ import (
 	"github.com/conveyor-etl/conveyor/client"
 	"github.com/conveyor-etl/conveyor/internal/lifecycle"
 	"github.com/conveyor-etl/conveyor/internal/lock"
+	"github.com/conveyor-etl/conveyor/router"
 )
 
 // The exit codes.
@@ -82,6 +84,8 @@ func (a *app) diagnose(ctx context.Context, err error) *fault {
 		return &fault{exit: code, code: "INTERRUPTED", err: errors.New("interrupted")}
 	case errors.As(err, &held):
 		return &fault{exit: exitFailed, code: "DATA_LOCKED", err: err}
+	case router.CodeOf(err) != "":
+		return &fault{exit: exitFailed, code: string(router.CodeOf(err)), err: err}
 	case errors.Is(err, client.ErrInsecure):
 		return &fault{exit: exitInvalid, code: "INSECURE", err: err}
 	case errors.Is(err, client.ErrOutcomeUnknown):
@@ -103,11 +107,41 @@ func (a *app) reachHint(err error) string {
 	switch {
 	case a.target == "":
 		return ""
+	case a.files.Enabled():
+		return a.tlsHint(err.Error())
 	case strings.Contains(err.Error(), "server preface"):
 		// Something listens there, and did not speak gRPC in the clear.
 		return "the server may want certificates: name them with --tls-cert-file, --tls-key-file and --tls-ca-file, or TLS_CERT_FILE and so on"
 	}
-	return "start a server with `conveyor dev`, or name another with --server HOST:PORT or CONVEYOR_SERVER"
+	return startOne
+}
+
+const startOne = "start a server with `conveyor dev`, or name another with --server HOST:PORT or CONVEYOR_SERVER"
+
+// tlsHint finds out which of two certificates the other side, or this one, does not take. gRPC hands on nothing but the text.
+func (a *app) tlsHint(text string) string {
+	for _, known := range []struct {
+		hint  string
+		signs []string
+	}{
+		{"the server has no certificates: it takes calls from its own machine, without TLS_CERT_FILE and so on", []string{"does not look like a TLS handshake"}},
+		{"the server's certificate is of another authority than those in " + a.files.CA + ": use the certificates that were made for this cluster, or name its routers with --server", []string{
+			"signed by unknown authority",
+		}},
+		{"the server's certificate is not valid now: make it anew with `conveyor cluster init DIR --renew`, or set the clock of this machine right", []string{"expired or is not yet valid"}},
+		{"the server's certificate is for other names: use one of them in --server, or make it anew with this one as --name", []string{
+			"x509: certificate is valid for", "x509: cannot validate certificate for", "not valid for any names",
+		}},
+		{"that is no router of this cluster: look at the address in --server", []string{"was expected there", "names no identity"}},
+		{"the server does not take the certificate in " + a.files.Cert + ": it is of another authority than the server's, or not valid by the server's clock", []string{
+			"remote error: tls", "server preface", "broken pipe", "connection reset",
+		}},
+	} {
+		if slices.ContainsFunc(known.signs, func(sign string) bool { return strings.Contains(text, sign) }) {
+			return known.hint
+		}
+	}
+	return startOne
 }
 
 func (a *app) diagnoseAnswer(wire *client.Error, err error) *fault {
@@ -122,6 +156,10 @@ func (a *app) diagnoseAnswer(wire *client.Error, err error) *fault {
 		f.exit = exitInvalid
 	case errors.Is(wire, client.ErrNotLeader), errors.Is(wire, client.ErrNoQuorum):
 		f.exit, f.fix = exitUnreachable, "try again; `conveyor cluster status --stale` shows what one router knows"
+	case errors.Is(wire, client.ErrNothingKnown):
+		f.exit, f.fix = exitUnreachable, "ask another router with --server, or start so many that a majority runs"
+	case errors.Is(wire, client.ErrRemoved):
+		f.exit, f.fix = exitUnreachable, "name routers that are members with --server or CONVEYOR_SERVER"
 	case errors.Is(wire, client.ErrNotFound):
 		f.fix = "`" + cmp.Or(a.listHint, "conveyor get all -A") + "` lists what there is"
 	case errors.Is(wire, client.ErrOwnedByOther):

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -259,14 +260,25 @@ func pipelineCells(o *view.Object, now time.Time, wide bool) []string {
 	if !ok {
 		s = &view.PipelineStatus{Phase: "Unknown"}
 	}
+	n := func(of func(*view.Counts) uint64) string {
+		if s.Counts == nil {
+			return notKnown
+		}
+		return fmt.Sprint(of(s.Counts))
+	}
 	row := []string{
-		o.Metadata.Name, s.Phase, fmt.Sprint(s.Read), fmt.Sprint(s.Written), fmt.Sprint(s.Filtered), fmt.Sprint(s.DeadLettered), output.Age(now, o.Created()),
+		o.Metadata.Name, cmp.Or(s.Phase, notKnown), n(func(c *view.Counts) uint64 { return c.Read }), n(func(c *view.Counts) uint64 { return c.Written }),
+		n(func(c *view.Counts) uint64 { return c.Filtered }), n(func(c *view.Counts) uint64 { return c.DeadLettered }), output.Age(now, o.Created()),
 	}
 	if wide {
-		row = append(row, fmt.Sprint(s.Unrouted), fmt.Sprint(s.Shed), fmt.Sprint(s.InFlight), fmt.Sprint(s.Generation), s.Guarantee)
+		row = append(row, n(func(c *view.Counts) uint64 { return c.Unrouted }), n(func(c *view.Counts) uint64 { return c.Shed }),
+			n(func(c *view.Counts) uint64 { return c.InFlight }), fmt.Sprint(s.Generation), s.Guarantee)
 	}
 	return row
 }
+
+// notKnown stands in tables for what the router that answered does not know.
+const notKnown = "-"
 
 func serviceColumns(wide bool) []string {
 	h := []string{"NAME", "RUNS", "AGE"}

@@ -84,10 +84,13 @@ func TestScripts(t *testing.T) {
 			"await":    await,
 			"waitfile": waitFile,
 			"exitcode": exitCode,
+			"awaiterr": awaitErr,
 
 			"waitcluster": waitCluster,
 			"killleader":  killLeader,
+			"killrouter":  killRouter,
 			"startlost":   startLost,
+			"flows":       flows,
 		},
 	})
 }
@@ -131,6 +134,24 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// awaitErr CODE PATTERN COMMAND... repeats a command until it ends with a code and what it says of that matches.
+func awaitErr(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: awaiterr CODE PATTERN COMMAND...")
+	}
+	want := regexp.MustCompile("(?m)" + args[1])
+	for deadline := time.Now().Add(patience); ; <-time.After(50 * time.Millisecond) {
+		err := ts.Exec(args[2], args[3:]...)
+		var exit *exec.ExitError
+		if errors.As(err, &exit) && strconv.Itoa(exit.ExitCode()) == args[0] && want.MatchString(ts.ReadFile("stderr")) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("not exit code %s with %s within %v: %v\n%s", args[0], args[1], patience, err, ts.ReadFile("stderr"))
+		}
+	}
+}
+
 // waitFile FILE waits until a file is there and not empty.
 func waitFile(ts *testscript.TestScript, _ bool, args []string) {
 	for deadline := time.Now().Add(patience); ; <-time.After(20 * time.Millisecond) {
@@ -169,7 +190,7 @@ func devServer(ts *testscript.TestScript) string {
 	return ""
 }
 
-// waitCluster N waits until the dev server in the background has N routers that are a cluster, and points the commands to all of them.
+// waitCluster N waits until the dev server in the background has N routers that are a cluster, and points the commands to all of them; LASTROUTER is the last of their addresses.
 func waitCluster(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv("DEVPID", devServer(ts))
 	for deadline := time.Now().Add(patience); ; <-time.After(50 * time.Millisecond) {
@@ -177,6 +198,7 @@ func waitCluster(ts *testscript.TestScript, _ bool, args []string) {
 		addresses := strings.Fields(ts.ReadFile("stdout"))
 		if err == nil && strconv.Itoa(len(addresses)) == args[0] {
 			ts.Setenv("CONVEYOR_SERVER", strings.Join(addresses, ","))
+			ts.Setenv("LASTROUTER", addresses[len(addresses)-1])
 			return
 		}
 		if time.Now().After(deadline) {
@@ -189,7 +211,12 @@ func waitCluster(ts *testscript.TestScript, _ bool, args []string) {
 func killLeader(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(ts.Exec("conveyor", "cluster", "status", "-o", "jsonpath={.status.leader}"))
 	number, _, _ := strings.Cut(ts.ReadFile("stdout"), "-")
-	name := "router-" + number
+	killRouter(ts, false, []string{"router-" + number})
+}
+
+// killRouter NAME ends the process of a router, as kill -9 does; LOST is its name then, and LOSTPID was its process.
+func killRouter(ts *testscript.TestScript, _ bool, args []string) {
+	name := args[0]
 	ts.Check(ts.Exec("conveyor", "dev", "routers", "--pid", ts.Getenv("DEVPID")))
 	for line := range strings.Lines(ts.ReadFile("stdout")) {
 		if f := strings.Fields(line); f[0] == name {
@@ -199,13 +226,49 @@ func killLeader(ts *testscript.TestScript, _ bool, _ []string) {
 			ts.Check(err)
 			ts.Check(p.Kill())
 			ts.Setenv("LOST", name)
+			ts.Setenv("LOSTPID", f[1])
 			return
 		}
 	}
 	ts.Fatalf("there is no %s", name)
 }
 
-// startLost starts the router again that killLeader ended; the server may not have noticed its end yet.
+// flowing is how many records show that they flow: more than one report of the sidecar tells of.
+const flowing = 50
+
+// flows PIPELINE waits until so many more records of a pipeline are written than when it begins. None that was counted for an earlier flows may be forgotten.
+func flows(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: flows PIPELINE")
+	}
+	written := func() (n int, ok bool) {
+		err := ts.Exec("conveyor", "get", "pipeline", args[0], "-o", "jsonpath={.status.written}")
+		if err == nil {
+			n, err = strconv.Atoi(strings.TrimSpace(ts.ReadFile("stdout")))
+		}
+		return n, err == nil // another router may be about to lead, or has no report yet
+	}
+	begin, known := -1, "WRITTEN_"+args[0]
+	if n, err := strconv.Atoi(ts.Getenv(known)); err == nil {
+		begin = n
+	}
+	for deadline, first := time.Now().Add(patience), true; ; <-time.After(200 * time.Millisecond) {
+		n, ok := written()
+		switch {
+		case ok && n < begin:
+			ts.Fatalf("%d records of %s are written, and there were %d", n, args[0], begin)
+		case ok && first:
+			begin, first = n, false
+		case ok && n >= begin+flowing:
+			ts.Setenv(known, strconv.Itoa(n))
+			return
+		case time.Now().After(deadline):
+			ts.Fatalf("%d records of %s were written, and %d within %v: %s", begin, args[0], n, patience, ts.ReadFile("stderr"))
+		}
+	}
+}
+
+// startLost starts the router again that was killed last; the server may not have noticed its end yet.
 func startLost(ts *testscript.TestScript, _ bool, _ []string) {
 	for deadline := time.Now().Add(patience); ; <-time.After(50 * time.Millisecond) {
 		err := ts.Exec("conveyor", "dev", "start", ts.Getenv("LOST"), "--pid", ts.Getenv("DEVPID"))

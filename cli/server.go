@@ -65,10 +65,13 @@ func (a *app) dial(ctx context.Context, f serverFlags) (*client.Client, error) {
 	files := certs.Files{
 		Cert: cmp.Or(f.tls.Cert, a.env.Getenv("TLS_CERT_FILE")), Key: cmp.Or(f.tls.Key, a.env.Getenv("TLS_KEY_FILE")), CA: cmp.Or(f.tls.CA, a.env.Getenv("TLS_CA_FILE")),
 	}
-	if files.Enabled() {
+	if a.files = files; files.Enabled() {
 		store, err := certs.Load(files, nil)
 		if err != nil {
 			return nil, &fault{exit: exitInvalid, code: "CERTIFICATES", err: err, fix: "`conveyor cluster init` makes certificates; those of people are in its directory admin"}
+		}
+		for _, w := range store.Warnings() {
+			a.warn("%s", w)
 		}
 		opts = append(opts, client.WithCredentials(store.ClientCredentials(certs.RoleRouter)))
 	}
@@ -86,7 +89,7 @@ func (a *app) warnStale() func(client.Staleness) {
 		once.Do(func() {
 			switch {
 			case !s.Known:
-				a.warn("router %s answers by itself and has heard of no leader: what it shows may be out of date", s.Server)
+				a.warn("the age of this answer is not known: router %s answers by itself, and has not caught up with a leader since it started; what came last may be missing", s.Server)
 			case s.Age > 0:
 				a.warn("router %s answers by itself; it had all that was committed %v ago", s.Server, s.Age.Round(time.Millisecond))
 			}

@@ -24,9 +24,10 @@ type ClusterStatus struct {
 	// Healthy: there is a leader, and all routers answer.
 	Healthy bool `json:"healthy"`
 	// FeatureLevel: what it brings is known to all routers; 0 from a router that does not say.
-	FeatureLevel      uint32 `json:"featureLevel,omitempty"`
-	DeadLetters       uint64 `json:"deadLetters"`
-	DeadLetterProblem string `json:"deadLetterProblem,omitempty"`
+	FeatureLevel uint32 `json:"featureLevel,omitempty"`
+	// DeadLetters are left out where they are not known: by a router that does not lead, or when there is a problem.
+	DeadLetters       *uint64 `json:"deadLetters,omitempty"`
+	DeadLetterProblem string  `json:"deadLetterProblem,omitempty"`
 	// LetterCopiesProblem says why not every dead letter has all its copies.
 	LetterCopiesProblem string    `json:"letterCopiesProblem,omitempty"`
 	Staleness           *Stale    `json:"staleness,omitempty"`
@@ -57,8 +58,12 @@ type RouterStatus struct {
 // Cluster shows the routers as one object.
 func Cluster(c *controlv1.GetClusterResponse) *Object {
 	st := &ClusterStatus{
-		Incarnation: c.GetIncarnation(), Leader: c.GetLeaderId(), FeatureLevel: c.GetFeatureLevel(), DeadLetters: c.GetDeadLetters(), DeadLetterProblem: c.GetDeadLetterProblem(), LetterCopiesProblem: c.GetLetterCopiesProblem(),
-		Routers: []*Object{},
+		Incarnation: c.GetIncarnation(), Leader: c.GetLeaderId(), FeatureLevel: c.GetFeatureLevel(),
+		DeadLetterProblem: c.GetDeadLetterProblem(), LetterCopiesProblem: c.GetLetterCopiesProblem(), Routers: []*Object{},
+	}
+	if !c.GetDeadLettersUnknown() && c.GetDeadLetterProblem() == "" {
+		letters := c.GetDeadLetters()
+		st.DeadLetters = &letters
 	}
 	if s := c.GetStaleness(); s != nil {
 		st.Staleness = &Stale{Server: s.GetServerId(), AppliedIndex: s.GetAppliedIndex()}

@@ -9,12 +9,17 @@ import (
 
 // PipelineStatus is what a pipeline does.
 type PipelineStatus struct {
-	Phase      string `json:"phase"`
+	// Phase is left out where it is not known.
+	Phase      string `json:"phase,omitempty"`
 	Generation uint64 `json:"generation"`
 	Guarantee  string `json:"guarantee,omitempty"`
-	Counts
-	Stages     []Stage     `json:"stages"`
-	Lanes      []Lane      `json:"lanes"`
+	// ReportsUnknown: the router that answered does not lead, and so does not know what sidecars report.
+	ReportsUnknown bool `json:"reportsUnknown,omitempty"`
+	// Counts are left out where they are not known.
+	*Counts
+	Stages []Stage `json:"stages"`
+	// Lanes are left out where they are not known.
+	Lanes      []Lane      `json:"lanes,omitzero"`
 	Conditions []Condition `json:"conditions"`
 }
 
@@ -31,18 +36,25 @@ type Counts struct {
 
 // Stage is one stage on its sidecar.
 type Stage struct {
-	Name       string `json:"name"`
-	Kind       string `json:"kind"`
-	Service    string `json:"service,omitempty"`
-	Sidecar    string `json:"sidecar,omitempty"`
-	Open       bool   `json:"open"`
+	Name    string `json:"name"`
+	Kind    string `json:"kind"`
+	Service string `json:"service,omitempty"`
+	Sidecar string `json:"sidecar,omitempty"`
+	// Open is left out where it is not known.
+	Open       *bool  `json:"open,omitempty"`
 	WaitingFor string `json:"waitingFor,omitempty"`
+	// Figures are left out where they are not known.
+	*Figures
+	Edges []Edge `json:"edges,omitempty"`
+}
+
+// Figures are what a stage counts.
+type Figures struct {
 	RecordsIn  uint64 `json:"recordsIn"`
 	RecordsOut uint64 `json:"recordsOut"`
 	Failed     uint64 `json:"failed"`
 	Retries    uint64 `json:"retries"`
 	InFlight   uint64 `json:"inFlight"`
-	Edges      []Edge `json:"edges,omitempty"`
 }
 
 // Edge is one edge at its sending end.
@@ -57,12 +69,14 @@ type Edge struct {
 
 // Lane is one partition of one source, at its reader.
 type Lane struct {
-	Source              string `json:"source"`
-	Stage               string `json:"stage"`
-	Partition           string `json:"partition"`
-	Sidecar             string `json:"sidecar,omitempty"`
-	Ended               bool   `json:"ended"`
-	Problem             string `json:"problem,omitempty"`
+	Source    string `json:"source"`
+	Stage     string `json:"stage"`
+	Partition string `json:"partition"`
+	Sidecar   string `json:"sidecar,omitempty"`
+	Ended     bool   `json:"ended"`
+	Problem   string `json:"problem,omitempty"`
+	// ReadsOn: the lane reads on in spite of its problem.
+	ReadsOn             bool   `json:"readsOn,omitempty"`
 	SettledThrough      uint64 `json:"settledThrough"`
 	CheckpointedThrough uint64 `json:"checkpointedThrough"`
 	Position            []byte `json:"position,omitempty"`
@@ -106,13 +120,28 @@ func ShowCounts(c *controlv1.Counts) Counts {
 // Pipeline shows the status of a pipeline.
 func Pipeline(s *controlv1.PipelineStatus) *PipelineStatus {
 	out := &PipelineStatus{
-		Phase: Phase(s.GetPhase()), Generation: s.GetGeneration(), Guarantee: s.GetGuarantee(), Counts: ShowCounts(s.GetCounts()),
-		Stages: []Stage{}, Lanes: []Lane{}, Conditions: []Condition{},
+		Generation: s.GetGeneration(), Guarantee: s.GetGuarantee(), ReportsUnknown: s.GetReportsUnknown(), Stages: []Stage{}, Conditions: []Condition{},
+	}
+	if !s.GetReportsUnknown() || s.GetPhase() != controlv1.Phase_PHASE_UNSPECIFIED {
+		out.Phase = Phase(s.GetPhase())
+	}
+	if !s.GetReportsUnknown() {
+		out.Lanes = []Lane{}
+	}
+	if s.GetCounts() != nil {
+		counts := ShowCounts(s.GetCounts())
+		out.Counts = &counts
 	}
 	for _, st := range s.GetStages() {
 		v := Stage{
-			Name: st.GetName(), Kind: st.GetKind(), Service: st.GetService(), Sidecar: st.GetSidecarId(), Open: st.GetOpen(), WaitingFor: output.Cause(st.GetWaitingFor()),
-			RecordsIn: st.GetRecordsIn(), RecordsOut: st.GetRecordsOut(), Failed: st.GetFailed(), Retries: st.GetRetries(), InFlight: st.GetInFlight(),
+			Name: st.GetName(), Kind: st.GetKind(), Service: st.GetService(), Sidecar: st.GetSidecarId(), WaitingFor: output.Cause(st.GetWaitingFor()),
+		}
+		if !s.GetReportsUnknown() {
+			open := st.GetOpen()
+			v.Open = &open
+			v.Figures = &Figures{
+				RecordsIn: st.GetRecordsIn(), RecordsOut: st.GetRecordsOut(), Failed: st.GetFailed(), Retries: st.GetRetries(), InFlight: st.GetInFlight(),
+			}
 		}
 		for _, e := range st.GetEdges() {
 			v.Edges = append(v.Edges, Edge{
@@ -124,7 +153,7 @@ func Pipeline(s *controlv1.PipelineStatus) *PipelineStatus {
 	}
 	for _, l := range s.GetLanes() {
 		out.Lanes = append(out.Lanes, Lane{
-			Source: l.GetSource(), Stage: l.GetSourceStage(), Partition: l.GetPartition(), Sidecar: l.GetSidecarId(), Ended: l.GetEnded(), Problem: output.Cause(l.GetProblem()),
+			Source: l.GetSource(), Stage: l.GetSourceStage(), Partition: l.GetPartition(), Sidecar: l.GetSidecarId(), Ended: l.GetEnded(), Problem: output.Cause(l.GetProblem()), ReadsOn: l.GetReadsOn(),
 			SettledThrough: l.GetSettledThrough(), CheckpointedThrough: l.GetCheckpointedThrough(), Position: l.GetPosition(), Counts: ShowCounts(l.GetCounts()),
 		})
 	}
