@@ -20,7 +20,18 @@ import (
 var (
 	minutes = flag.Float64("minutes", 0.75, "how long faults are made")
 	seed    = flag.Uint64("seed", 0, "seed of the faults; 0 picks one")
+	runs    = flag.String("runs", "", "file to which each run is appended")
+	commit  = flag.String("commit", "unknown", "what the runs are of")
 )
+
+// record keeps what the test does in the list of runs. It also picks the seed.
+func record(t *testing.T) *chaos.Run {
+	t.Helper()
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	return chaos.Record(t, *runs, *commit, *seed)
+}
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -43,6 +54,7 @@ type part interface {
 // system is a pipeline whose stages are spread over three sidecars, and its ledgers.
 type system struct {
 	t                  *testing.T
+	run                *chaos.Run
 	cli                *proc.CLI
 	routers            proc.Cluster
 	names              []string
@@ -73,7 +85,7 @@ func startWith(t *testing.T, cluster proc.Cluster) *system {
 	t.Helper()
 	dir := t.TempDir()
 	s := &system{
-		t: t, routers: cluster, sourceLedger: filepath.Join(dir, "source.ledger"), sink: filepath.Join(dir, "sink.ledger"), stop: filepath.Join(dir, "stop"),
+		t: t, run: record(t), routers: cluster, sourceLedger: filepath.Join(dir, "source.ledger"), sink: filepath.Join(dir, "sink.ledger"), stop: filepath.Join(dir, "stop"),
 	}
 	for i, r := range cluster {
 		s.add(fmt.Sprintf("router %d", i+1), r)
@@ -131,6 +143,7 @@ func (s *system) fault(random *rand.Rand) {
 	switch kind := random.IntN(10); {
 	case kind < 6:
 		s.t.Logf("kill %s, back after %v", s.names[i], down)
+		s.count(i, "killed")
 		p.Kill()
 		s.pass(down)
 		p.Start()
@@ -138,12 +151,15 @@ func (s *system) fault(random *rand.Rand) {
 		s.withoutRouters(len(s.routers) + random.IntN(len(s.parts)-len(s.routers)))
 	case kind < 9:
 		s.t.Logf("pause %s for %v", s.names[i], down)
+		s.count(i, "paused")
 		p.Pause()
 		s.pass(down)
 		p.Resume()
 	default:
 		j := (i + 1 + random.IntN(len(s.parts)-1)) % len(s.parts)
 		s.t.Logf("kill %s and %s, back after %v", s.names[i], s.names[j], down)
+		s.count(i, "killed")
+		s.count(j, "killed")
 		p.Kill()
 		s.parts[j].Kill()
 		s.pass(down)
@@ -152,9 +168,20 @@ func (s *system) fault(random *rand.Rand) {
 	}
 }
 
+// count counts what happens to a part.
+func (s *system) count(i int, what string) {
+	kind, _, _ := strings.Cut(s.names[i], " ")
+	if strings.HasPrefix(kind, "oracle-") {
+		kind = "service"
+	}
+	s.run.Faults[kind+" "+what]++
+}
+
 // withoutRouters starts a part again while no router runs: for long enough that a sidecar goes on with what it remembers.
 func (s *system) withoutRouters(i int) {
 	s.t.Logf("kill all routers and %s, which is back before them", s.names[i])
+	s.run.Faults["all routers killed"]++
+	s.count(i, "killed")
 	for _, r := range s.routers {
 		r.Kill()
 	}
@@ -171,7 +198,9 @@ func (s *system) finish(e chaos.Expect) chaos.Report {
 	s.t.Helper()
 	proc.Write(s.t, s.stop, "")
 	s.cli.AwaitPhase("p", "Completed")
-	return report(s.t, s.sourceLedger, s.sink, e)
+	r := report(s.t, s.sourceLedger, s.sink, e)
+	s.run.AddRecords(r)
+	return r
 }
 
 // report reads the ledgers of a pipeline that has ended.
@@ -205,12 +234,9 @@ func TestChaos_NothingIsLostOrDisorderedWithThreeRouters(t *testing.T) { everyth
 
 // everythingFails kills and pauses whatever there is, and accounts for every record.
 func everythingFails(t *testing.T, routers int) {
-	if *seed == 0 {
-		*seed = rand.Uint64()
-	}
-	t.Logf("go test ./chaos -run %s -minutes=%v -seed=%d", t.Name(), *minutes, *seed)
-	random := rand.New(rand.NewPCG(*seed, 0))
 	s := start(t, routers)
+	t.Logf("go test ./chaos -run %s -minutes=%v -seed=%d", t.Name(), *minutes, *seed)
+	random := chaos.Generator(*seed, "faults")
 	faults := 0
 	for until := time.Now().Add(time.Duration(*minutes * float64(time.Minute))); time.Now().Before(until); faults++ {
 		s.pass(300*time.Millisecond + time.Duration(random.IntN(1500))*time.Millisecond)
@@ -226,7 +252,10 @@ func TestChaos_SidecarsThatAreStartedAgainWhileNoRouterRunsGoOnAndLoseNothing(t 
 		for _, r := range s.routers {
 			r.Kill()
 		}
-		p := s.parts[slices.Index(s.names, name)]
+		s.run.Faults["all routers killed"]++
+		i := slices.Index(s.names, name)
+		s.count(i, "killed")
+		p := s.parts[i]
 		p.Kill()
 		// What was on its way arrives or waits: only one who reads or writes anew moves the ledger for long.
 		p.Start()

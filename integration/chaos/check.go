@@ -18,39 +18,30 @@ type Expect struct {
 
 // Report is what a run was.
 type Report struct {
-	// Records that the source emitted, Delivered with repeats.
-	Records, Delivered, Duplicates, Commits int
+	// Records that the source emitted, Delivered with repeats, and Lost, which never arrived.
+	Records, Delivered, Duplicates, Lost, Commits int
 	// Problems are violations of what Conveyor promises; no more than a few of each kind.
 	Problems []string
 	// Invalid says why the run proves nothing; empty when it does.
 	Invalid string
 }
 
-// maxProblems of one kind are told.
-const maxProblems = 10
-
 type checker struct {
 	expect Expect
 	report Report
-	kinds  map[string]int
+	found  problems
 	// first is where in the sink's ledger each record arrived first.
 	first map[int]int64
 }
 
-func (c *checker) problem(kind, format string, args ...any) {
-	if c.kinds[kind]++; c.kinds[kind] <= maxProblems {
-		c.report.Problems = append(c.report.Problems, kind+": "+fmt.Sprintf(format, args...))
-	}
-}
-
 // Check compares the ledgers of a run that has ended.
 func Check(source, sink []byte, e Expect) Report {
-	c := &checker{expect: e, kinds: map[string]int{}, first: map[int]int64{}}
+	c := &checker{expect: e, first: map[int]int64{}}
 	emits, commits, end := c.source(source)
 	c.sink(sink, emits)
 	c.settle(commits, end)
 	r := c.report
-	r.Records, r.Commits = end, len(commits)
+	r.Records, r.Commits, r.Problems = end, len(commits), c.found.told
 	switch {
 	case end == 0:
 		r.Invalid = "the source did not come to its end"
@@ -87,7 +78,7 @@ func (c *checker) source(content []byte) (emitted int, commits []commit, end int
 	}
 	entries, err := readLedger(content, func(text string) bool { _, _, _, ok := parse(text); return ok })
 	if err != nil {
-		c.problem("ledger of the source", "%v", err)
+		c.found.add("ledger of the source", "%v", err)
 	}
 	for _, e := range entries {
 		switch kind, seq, size, _ := parse(e.text); kind {
@@ -115,7 +106,7 @@ func (c *checker) sink(content []byte, emitted int) {
 	}
 	entries, err := readLedger(content, func(text string) bool { _, ok := parse(text); return ok })
 	if err != nil {
-		c.problem("ledger of the sink", "%v", err)
+		c.found.add("ledger of the sink", "%v", err)
 	}
 	last := map[string]int{}
 	for _, e := range entries {
@@ -123,12 +114,12 @@ func (c *checker) sink(content []byte, emitted int) {
 		c.report.Delivered++
 		switch {
 		case g.seq < 1 || g.seq > emitted:
-			c.problem("unknown", "record %d with id %s was never emitted", g.seq, g.id)
+			c.found.add("unknown", "record %d with id %s was never emitted", g.seq, g.id)
 			continue
 		case g.key != Key(g.seq, c.expect.Keys) || g.print != fingerprint([]byte(g.key), Payload(g.seq, c.expect.Keys)):
-			c.problem("corrupt", "record %d with key %s arrived with fingerprint %08x", g.seq, g.key, g.print)
+			c.found.add("corrupt", "record %d with key %s arrived with fingerprint %08x", g.seq, g.key, g.print)
 		case g.id != fmt.Sprintf("%s//%d", c.expect.UID, g.seq):
-			c.problem("unknown id", "record %d has the id %s", g.seq, g.id)
+			c.found.add("unknown id", "record %d has the id %s", g.seq, g.id)
 		}
 		if _, seen := c.first[g.seq]; seen {
 			c.report.Duplicates++
@@ -136,7 +127,7 @@ func (c *checker) sink(content []byte, emitted int) {
 		}
 		c.first[g.seq] = e.end
 		if g.seq < last[g.key] {
-			c.problem("disordered", "record %d of %s arrived first behind %d", g.seq, g.key, last[g.key])
+			c.found.add("disordered", "record %d of %s arrived first behind %d", g.seq, g.key, last[g.key])
 		}
 		last[g.key] = max(last[g.key], g.seq)
 	}
@@ -146,7 +137,8 @@ func (c *checker) sink(content []byte, emitted int) {
 func (c *checker) settle(commits []commit, end int) {
 	for seq := 1; seq <= end; seq++ {
 		if _, ok := c.first[seq]; !ok {
-			c.problem("lost", "record %d never arrived", seq)
+			c.report.Lost++
+			c.found.add("lost", "record %d never arrived", seq)
 		}
 	}
 	// whole[n] is where the ledger of the sink had all of 1 to n.
@@ -161,15 +153,15 @@ func (c *checker) settle(commits []commit, end int) {
 	for _, m := range commits {
 		switch {
 		case m.seq > end && end > 0:
-			c.problem("committed", "record %d was committed and never emitted", m.seq)
+			c.found.add("committed", "record %d was committed and never emitted", m.seq)
 		case m.seq <= end && m.size < whole[m.seq]:
-			c.problem("committed", "record %d was committed when not everything up to it had arrived", m.seq)
+			c.found.add("committed", "record %d was committed when not everything up to it had arrived", m.seq)
 		}
 	}
 	if n := len(commits); n > 0 && end > 0 && commits[n-1].seq != end {
-		c.problem("committed", "the last commit is of record %d, and the source ended with %d", commits[n-1].seq, end)
+		c.found.add("committed", "the last commit is of record %d, and the source ended with %d", commits[n-1].seq, end)
 	}
 	if c.expect.Faults == 0 && c.report.Duplicates > 0 {
-		c.problem("duplicates", "%d records arrived twice, and there was no fault", c.report.Duplicates)
+		c.found.add("duplicates", "%d records arrived twice, and there was no fault", c.report.Duplicates)
 	}
 }

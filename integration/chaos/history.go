@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -27,15 +28,47 @@ type input struct {
 
 func (h *History) now() int64 { return int64(time.Since(h.began)) }
 
-// Write records a write that do makes. When its outcome is unknown, it may take effect at any later time, or never.
+// ErrRefused comes with the error of a write that was certainly not made, and ErrAbsent with that of a deletion of what is not there.
+var (
+	ErrRefused = errors.New("refused")
+	ErrAbsent  = errors.New("absent")
+)
+
+// Write records a write that do makes. When its outcome is unknown, it may take effect at any later time, or never. One that was refused is left out: nobody may ever read it.
 func (h *History) Write(client int, key, value string, do func() error) error {
+	return h.WriteAll(client, map[string]string{key: value}, do)
+}
+
+// WriteAll records a write of several keys. The history knows nothing of that they are written together.
+func (h *History) WriteAll(client int, values map[string]string, do func() error) error {
 	call := h.now()
 	err := do()
-	op := porcupine.Operation{ClientId: client, Input: input{key, true, value}, Call: call, Output: value, Return: h.now()}
-	if err != nil {
-		op.Return = int64(1 << 62)
+	if errors.Is(err, ErrRefused) {
+		return err
 	}
-	h.add(op)
+	until := h.now()
+	if err != nil {
+		until = int64(1 << 62)
+	}
+	for key, value := range values {
+		h.add(porcupine.Operation{ClientId: client, Input: input{key, true, value}, Call: call, Output: value, Return: until})
+	}
+	return err
+}
+
+// Delete records a deletion that do makes, after which the key reads as if it was never written. Where there was nothing to delete it read that.
+func (h *History) Delete(client int, key string, do func() error) error {
+	call := h.now()
+	var err error
+	_ = h.Write(client, key, "", func() error {
+		if err = do(); errors.Is(err, ErrAbsent) {
+			return ErrRefused
+		}
+		return err
+	})
+	if errors.Is(err, ErrAbsent) {
+		h.add(porcupine.Operation{ClientId: client, Input: input{key, false, ""}, Call: call, Output: "", Return: h.now()})
+	}
 	return err
 }
 

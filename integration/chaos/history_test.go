@@ -36,6 +36,13 @@ func TestHistory_KnowsAStaleReadFromAnUnknownWrite(t *testing.T) {
 	if stale.Linearizable(time.Minute) == "" {
 		t.Error("a stale read was not noticed")
 	}
+	refused := chaos.NewHistory()
+	write(refused, "1", nil)
+	write(refused, "2", chaos.ErrRefused)
+	read(refused, "2")
+	if refused.Linearizable(time.Minute) == "" {
+		t.Error("a write that was said to be refused was read, and that was not noticed")
+	}
 	lost := chaos.NewHistory()
 	write(lost, "1", nil)
 	read(lost, "")
@@ -50,5 +57,52 @@ func TestHistory_KnowsAStaleReadFromAnUnknownWrite(t *testing.T) {
 	read(twice, "1")
 	if twice.Linearizable(time.Minute) == "" {
 		t.Error("a write that was applied twice was not noticed")
+	}
+}
+
+func TestHistory_KnowsWhatADeletionLeaves(t *testing.T) {
+	anErr := errors.New("no answer")
+	for name, c := range map[string]struct {
+		of   func(h *chaos.History, read func(want string))
+		good bool
+	}{
+		"nothing is there afterwards": {func(h *chaos.History, read func(string)) {
+			_ = h.Delete(0, "k", func() error { return nil })
+			read("")
+		}, true},
+		"it has no effect": {func(h *chaos.History, read func(string)) {
+			_ = h.Delete(0, "k", func() error { return nil })
+			read("1")
+		}, false},
+		"its outcome is unknown": {func(h *chaos.History, read func(string)) {
+			_ = h.Delete(0, "k", func() error { return anErr })
+			read("1")
+			read("")
+		}, true},
+		"it is refused and has an effect": {func(h *chaos.History, read func(string)) {
+			_ = h.Delete(0, "k", func() error { return chaos.ErrRefused })
+			read("")
+		}, false},
+		"it finds nothing where something is": {func(h *chaos.History, read func(string)) {
+			_ = h.Delete(0, "k", func() error { return chaos.ErrAbsent })
+			read("1")
+		}, false},
+		"it finds nothing after another one": {func(h *chaos.History, _ func(string)) {
+			_ = h.Delete(0, "k", func() error { return nil })
+			_ = h.Delete(0, "k", func() error { return chaos.ErrAbsent })
+		}, true},
+		"a write of two keys made one of them": {func(h *chaos.History, read func(string)) {
+			_ = h.WriteAll(0, map[string]string{"j": "2", "k": "2"}, func() error { return nil })
+			read("1")
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := chaos.NewHistory()
+			_ = h.Write(0, "k", "1", func() error { return nil })
+			c.of(h, func(want string) { _ = h.Read(1, "k", func() (string, error) { return want, nil }) })
+			if said := h.Linearizable(time.Minute); (said == "") != c.good {
+				t.Errorf("it is judged: %q", said)
+			}
+		})
 	}
 }

@@ -58,8 +58,8 @@ type Cluster struct {
 	t        testing.TB
 	Machines []Machine
 	// Sidecars is the directory of the certificate of all sidecars.
-	Sidecars string
-	tls      *tls.Config
+	Sidecars       string
+	admin, sidecar *tls.Config
 }
 
 // logs are how routers keep their logs, one after the other: those of one cluster may differ.
@@ -77,7 +77,8 @@ func New(t testing.TB, founders, spare int, machine func(Router) Machine) *Clust
 		}
 	}
 	proc.NewLocalCLI(t).Run("cluster", "init", dir, "--nodes", strings.Join(names, ","), "--name", anyRouter)
-	c := &Cluster{t: t, Sidecars: filepath.Join(dir, "sidecar"), tls: admin(t, filepath.Join(dir, "admin"))}
+	sidecars := filepath.Join(dir, "sidecar")
+	c := &Cluster{t: t, Sidecars: sidecars, admin: identity(t, filepath.Join(dir, "admin")), sidecar: identity(t, sidecars)}
 	for i, name := range names {
 		// A spare router lists those that exist before itself, meets them and waits until it is added.
 		list := peers
@@ -96,7 +97,8 @@ func New(t testing.TB, founders, spare int, machine func(Router) Machine) *Clust
 	return c
 }
 
-func admin(t testing.TB, dir string) *tls.Config {
+// identity is that of the certificate in a directory.
+func identity(t testing.TB, dir string) *tls.Config {
 	t.Helper()
 	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"))
 	if err != nil {
@@ -136,14 +138,25 @@ func (c *Cluster) Await(machines ...Machine) {
 	}
 }
 
-// Dial returns a client of some machines, at the addresses that they have now. It ends with the test.
+// Dial returns a client of some machines, at the addresses that they have now, for who administers the cluster. It ends with the test.
 func (c *Cluster) Dial(machines []Machine, opts ...client.Option) *client.Client {
+	c.t.Helper()
+	return c.dial(machines, c.admin, opts)
+}
+
+// DialAsSidecar returns a client like Dial does, for a sidecar.
+func (c *Cluster) DialAsSidecar(machines []Machine, opts ...client.Option) *client.Client {
+	c.t.Helper()
+	return c.dial(machines, c.sidecar, opts)
+}
+
+func (c *Cluster) dial(machines []Machine, as *tls.Config, opts []client.Option) *client.Client {
 	c.t.Helper()
 	var targets []string
 	for _, m := range machines {
 		targets = append(targets, fmt.Sprintf("%s:%d", m.IP(), Port))
 	}
-	cl, err := client.Dial(c.t.Context(), targets, append(slices.Clip(opts), client.WithTLS(c.tls.Clone()))...)
+	cl, err := client.Dial(c.t.Context(), targets, append(slices.Clip(opts), client.WithTLS(as.Clone()))...)
 	if err != nil {
 		c.t.Fatal(err)
 	}

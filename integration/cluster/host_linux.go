@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"os"
 	"path/filepath"
 	"strconv"
 	"testing"
@@ -16,22 +17,29 @@ type Host struct {
 	t    testing.TB
 	r    Router
 	data string
-	made int // how many directories of data
 }
 
 // NewHost makes a machine in a network.
 func NewHost(t testing.TB, n *lan.Network, r Router) *Host {
 	t.Helper()
 	h := &Host{Host: n.Host(r.Name), t: t, r: r}
-	h.Wipe()
+	h.KeepOn(t.TempDir())
 	return h
 }
 
-// Wipe gives the machine an empty disk. Its router does not run.
+// KeepOn gives the machine the disk that is mounted at dir. Its router does not run.
+func (h *Host) KeepOn(dir string) { h.data = filepath.Join(dir, "data") }
+
+// Wipe takes all data from the machine. Its router does not run.
 func (h *Host) Wipe() {
-	h.made++
-	h.data = filepath.Join(h.t.TempDir(), "data-"+strconv.Itoa(h.made))
+	h.t.Helper()
+	if err := os.RemoveAll(h.data); err != nil {
+		h.t.Fatalf("wipe the disk of %s: %v", h.Name(), err)
+	}
 }
+
+// Data is the directory that the router keeps everything in.
+func (h *Host) Data() string { return h.data }
 
 // Start starts the router.
 func (h *Host) Start() {

@@ -58,7 +58,9 @@ func start(t *testing.T) *site {
 // traffic is clients of all machines, whatever happens to one of them.
 func (s *site) traffic() *chaos.Traffic {
 	s.t.Helper()
-	tr := chaos.StartTraffic(s.t, 1, func(opts ...client.Option) *client.Client { return s.Dial(s.Machines, opts...) })
+	tr := chaos.StartTraffic(s.t, "traffic", 1,
+		func(opts ...client.Option) *client.Client { return s.Dial(s.Machines, opts...) },
+		func(opts ...client.Option) *client.Client { return s.DialAsSidecar(s.Machines, opts...) })
 	tr.GoesOn()
 	return tr
 }

@@ -177,26 +177,37 @@ func TestRun_AFullDiskLosesNothing(t *testing.T) {
 
 func TestSidecars_OfOneIDOneIsSentAwayAndTheOtherGoesOn(t *testing.T) {
 	t.Parallel()
-	r := prepare(t).start()
-	second := proc.NewSidecar(t, "one", r.router, []int{r.connect.Port})
-	second.Start()
-	r.apply(r.simple(1000)...)
-	proc.Until(t, func() string {
-		if r.sidecar.Running() && second.Running() {
-			return "two sidecars with one id run"
-		}
-		return ""
-	})
-	lost, kept := r.sidecar, second
-	if r.sidecar.Running() {
-		lost, kept = second, r.sidecar
-	}
-	if code := lost.Wait(); code != 1 || !strings.Contains(lost.Log(), "give one of them another SIDECAR_ID") {
-		t.Errorf("it ended with code %d:\n%s", code, lost.Log())
-	}
-	r.cli.AwaitPhase("p", "Completed")
-	r.complete("out", 1000)
-	if !kept.Running() {
-		t.Error("the other one ended too")
+	for name, second := range map[string]func(r *rig) *proc.Sidecar{
+		"of two addresses": func(r *rig) *proc.Sidecar { return proc.NewSidecar(r.t, "one", r.router, []int{r.connect.Port}) },
+		// As the copy of a machine, which has its name.
+		"of one address": func(r *rig) *proc.Sidecar {
+			return proc.NewSidecar(r.t, "one", r.router, []int{r.connect.Port}, "ADVERTISE_ADDRESS="+r.sidecar.Address())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := prepare(t).start()
+			second := second(r)
+			second.Start()
+			r.apply(r.simple(1000)...)
+			proc.Until(t, func() string {
+				if r.sidecar.Running() && second.Running() {
+					return "two sidecars with one id run"
+				}
+				return ""
+			})
+			lost, kept := r.sidecar, second
+			if r.sidecar.Running() {
+				lost, kept = second, r.sidecar
+			}
+			if code := lost.Wait(); code != 1 || !strings.Contains(lost.Log(), "give one of them another SIDECAR_ID") {
+				t.Errorf("it ended with code %d:\n%s", code, lost.Log())
+			}
+			r.cli.AwaitPhase("p", "Completed")
+			r.complete("out", 1000)
+			if !kept.Running() {
+				t.Error("the other one ended too")
+			}
+		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -126,5 +127,32 @@ func TestBinaries_SayWhichPortIsTaken(t *testing.T) {
 		if code := p.Wait(); code != 1 || !strings.Contains(p.Log(), taken) || !strings.Contains(p.Log(), "in use") {
 			t.Errorf("%s at a port that is taken ends with code %d: %s", binary, code, p.Log())
 		}
+	}
+}
+
+// What supervises a router can tell that it must not start it again.
+func TestRouter_WhoseStateIsDamagedSaysSoByCodeAndByExitCode(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	router := proc.NewRouter(t)
+	router.KeepIn(filepath.Join(dir, "router")) // where conveyor dev has it, too
+	router.Start()
+	router.AwaitReady()
+	router.Stop()
+	path := filepath.Join(dir, "router", "raft", "identity.json")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)/2] ^= 1
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	router.Start()
+	if code := router.Wait(); code != 5 || !strings.Contains(router.Log(), "RAFT_DAMAGED: ") || !strings.Contains(router.Log(), path) {
+		t.Errorf("it ended with code %d and said:\n%s", code, router.Log())
+	}
+	if r := proc.NewLocalCLI(t).Try("dev", "--data", dir); r.Code != 1 || !strings.Contains(r.Stderr, "error[RAFT_DAMAGED]") {
+		t.Errorf("conveyor dev: %+v", r)
 	}
 }

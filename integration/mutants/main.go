@@ -20,10 +20,32 @@ import (
 type mutant struct {
 	name string
 	overlay.Edit
+	// besides are edits that the first one needs.
+	besides []overlay.Edit
 	// pkg and run are the test that must notice, with args.
 	pkg, run string
 	args     []string
 }
+
+// unsynced is a file system for raft-wal that does not flush.
+const unsynced = `
+type unsynced struct{ types.VFS }
+
+func (u unsynced) Create(dir, name string, size uint64) (types.WritableFile, error) {
+	f, err := u.VFS.Create(dir, name, size)
+	return unsyncedFile{f}, err
+}
+
+func (u unsynced) OpenWriter(dir, name string) (types.WritableFile, error) {
+	f, err := u.VFS.OpenWriter(dir, name)
+	return unsyncedFile{f}, err
+}
+
+type unsyncedFile struct{ types.WritableFile }
+
+func (unsyncedFile) Sync() error { return nil }
+
+`
 
 var mutants = []mutant{
 	{
@@ -32,19 +54,58 @@ var mutants = []mutant{
 		pkg:  "./integration/chaos", run: "TestPowerLoss", args: []string{"-powercuts=10"},
 	},
 	{
+		name:    "the segments of the other log are not synced",
+		Edit:    overlay.Edit{File: "raftstore/logwal.go", From: "segment.NewFiler(dir, walfs.New())", To: "segment.NewFiler(dir, unsynced{walfs.New()})"},
+		besides: []overlay.Edit{{File: "raftstore/logwal.go", From: "// walLog is a log of raft-wal.\n", To: unsynced + "// walLog is a log of raft-wal.\n"}},
+		pkg:     "./integration/chaos", run: "TestPowerLoss", args: []string{"-powercuts=10"},
+	},
+	{
 		name: "letters are not synced",
 		Edit: overlay.Edit{File: "dlq/embed/embed.go", From: "SyncAlways: true", To: "SyncAlways: false"},
 		pkg:  "./integration/chaos", run: "TestPowerLoss", args: []string{"-powercuts=10"},
 	},
 	{
 		name: "a read does not verify leadership",
-		Edit: overlay.Edit{File: "raftstore/store.go", From: "s.await(ctx, s.raft.VerifyLeader())", To: "error(nil)"},
+		Edit: overlay.Edit{File: "raftstore/store.go", From: "	began := time.Now()\n", To: "	if lead.Leader {\n		return nil\n	}\n	began := time.Now()\n"},
 		pkg:  "./integration/chaos", run: "TestCluster_APaused",
+	},
+	{
+		name: "a read counts answers to what was sent before it",
+		Edit: overlay.Edit{File: "raftstore/contact.go", From: "!c.sent[id].Before(began)", To: "!c.sent[id].IsZero()"},
+		pkg:  "./raftstore", run: "TestRead_|TestContacts_",
+	},
+	{
+		name: "a leader whose barrier was refused forgets that it leads",
+		Edit: overlay.Edit{File: "raftstore/store.go", From: "again = time.After(barrierAgain)", To: "again = nil"},
+		pkg:  "./raftstore", run: "TestLeadership_",
 	},
 	{
 		name: "a repeated change is made again",
 		Edit: overlay.Edit{File: "router/internal/state/clients.go", From: "	case found:\n", To: "	case found && false:\n"},
 		pkg:  "./router/...", run: "TestClient",
+	},
+	{
+		name: "a watch tells of one resource of a change only",
+		Edit: overlay.Edit{
+			File: "router/internal/api/admin.go", From: "	for i, e := range events {\n		if err := stream.Send(",
+			To: "	for i, e := range events {\n		if i > 0 && events[i-1].Revision == e.Revision {\n			continue\n		}\n		if err := stream.Send(",
+		},
+		pkg: "./integration/cluster", run: "TestCluster_RoutersThatMeet",
+	},
+	{
+		name: "a watch that begins at a change leaves it out",
+		Edit: overlay.Edit{File: "router/internal/state/events.go", From: "all[at-1].Revision > revision {", To: "all[at-1].Revision > revision+1 {"},
+		pkg:  "./integration/cluster", run: "TestCluster_RoutersThatMeet",
+	},
+	{
+		name: "each of many calls that one router fails moves all of them on",
+		Edit: overlay.Edit{File: "client/call.go", From: "c.current.CompareAndSwap(at, at+1)", To: "c.current.Add(1)"},
+		pkg:  "./client", run: "TestClient_OfSeveral",
+	},
+	{
+		name: "a deletion is told as a change",
+		Edit: overlay.Edit{File: "router/internal/state/resources.go", From: "Resource: r, Deleted: true}", To: "Resource: r}"},
+		pkg:  "./integration/cluster", run: "TestCluster_ARollingRestart",
 	},
 	{
 		name: "a checkpoint of an older epoch is taken",
@@ -79,6 +140,11 @@ var mutants = []mutant{
 	{
 		name: "two sidecars of one id take over from each other for ever",
 		Edit: overlay.Edit{File: "router/internal/session/takeovers.go", From: "len(o.of[sidecar]) >= takeovers", To: "len(o.of[sidecar]) < 0"},
+		pkg:  "./router", run: "TestSession_TwoSidecars",
+	},
+	{
+		name: "two sidecars of one id and one address take over from each other for ever",
+		Edit: overlay.Edit{File: "router/internal/session/instances.go", From: "return slices.Contains(known.superseded, instance)", To: "return false"},
 		pkg:  "./router", run: "TestSession_TwoSidecars",
 	},
 	{
@@ -147,7 +213,7 @@ func (m *mutant) try(ctx context.Context) (caught, said string, err error) {
 		return "", "", err
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // in the folder for temporary files
-	flag, err := overlay.Write(root, dir, m.Edit)
+	flag, err := overlay.Write(root, dir, append([]overlay.Edit{m.Edit}, m.besides...)...)
 	if err != nil {
 		return "", "", err
 	}

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// Edit replaces text that a file holds exactly once.
+// Edit replaces text that a file holds exactly once. With an empty From it adds a file that is not there.
 type Edit struct {
 	// File is relative to the root of the repository.
 	File     string
@@ -32,6 +32,13 @@ func Write(root, dir string, edits ...Edit) (flag string, err error) {
 	content := map[string]string{}
 	for _, e := range edits {
 		path := filepath.Join(root, filepath.FromSlash(e.File))
+		if e.From == "" {
+			if _, err := os.Lstat(path); err == nil {
+				return "", fmt.Errorf("add %s: it is there", e.File)
+			}
+			content[path] = e.To
+			continue
+		}
 		if _, read := content[path]; !read {
 			from := path
 			if replaced, ok := l.Replace[path]; ok {

@@ -110,6 +110,7 @@ type Sidecar struct {
 	ops      int
 	services string
 	extraEnv []string
+	binary   string // empty for that of this working tree
 }
 
 // NewSidecar prepares a sidecar that looks for services on some ports, and does not start it.
@@ -125,10 +126,20 @@ func NewSidecar(t testing.TB, id string, r Routers, services []int, env ...strin
 	}
 }
 
+// Use makes the sidecar run another binary from its next start on.
+func (s *Sidecar) Use(binary string) { s.binary = binary }
+
+// Setenv gives the sidecar more settings from its next start on.
+func (s *Sidecar) Setenv(settings ...string) { s.extraEnv = append(s.extraEnv, settings...) }
+
 // Start starts a process at the place of the sidecar. The one before has ended.
 func (s *Sidecar) Start() {
 	s.t.Helper()
-	s.Process = Start(s.t, Spec{Name: "conveyor-sidecar " + s.id, Path: Binary(s.t, "conveyor-sidecar"), Env: append([]string{
+	binary := s.binary
+	if binary == "" {
+		binary = Binary(s.t, "conveyor-sidecar")
+	}
+	s.Process = Start(s.t, Spec{Name: "conveyor-sidecar " + s.id, Path: binary, Env: append([]string{
 		"SIDECAR_ID=" + s.id, "CLUSTER_ENDPOINT=" + s.router, "GRPC_PORT=" + strconv.Itoa(s.port), "OPS_PORT=" + strconv.Itoa(s.ops),
 		"DATA_DIR=" + s.dir, "DISCOVERY_PORTS=" + s.services,
 	}, s.extraEnv...)})
@@ -139,6 +150,9 @@ func (s *Sidecar) AwaitReady() {
 	s.t.Helper()
 	awaitReady(s.t, s.Ops())
 }
+
+// Address is where other sidecars reach it.
+func (s *Sidecar) Address() string { return Loopback(s.port) }
 
 // Ops is the address of its side port.
 func (s *Sidecar) Ops() string { return Loopback(s.ops) }

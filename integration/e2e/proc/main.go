@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -99,9 +100,13 @@ func compile(root, out string, flags []string, packages ...string) error {
 	return nil
 }
 
-// Variant builds a conveyor-router out of the working tree with some lines of it replaced, and returns its path.
-func Variant(t testing.TB, edits ...overlay.Edit) string {
+// Variant builds one of the binaries out of the working tree with some lines of it replaced, and returns its path.
+func Variant(t testing.TB, name string, edits ...overlay.Edit) string {
 	t.Helper()
+	source := slices.IndexFunc(sources, func(s string) bool { return path.Base(s) == name })
+	if source < 0 {
+		t.Fatalf("there is no binary %s", name)
+	}
 	root, err := Root()
 	if err != nil {
 		t.Fatal(err)
@@ -111,11 +116,11 @@ func Variant(t testing.TB, edits ...overlay.Edit) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(dir, "conveyor-router")
-	if err := compile(root, path, []string{flag}, "./router/cmd/conveyor-router"); err != nil {
+	out := filepath.Join(dir, name)
+	if err := compile(root, out, []string{flag}, sources[source]); err != nil {
 		t.Fatal(err)
 	}
-	return path
+	return out
 }
 
 func (b *build) remove() {
