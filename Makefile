@@ -81,8 +81,12 @@ bench-raft: ## measure commands of three routers beside the bare library, in alt
 .PHONY: chaos
 chaos: MINUTES ?= 10
 chaos: SEED ?= 0
-chaos: ## kill and pause every part at random for MINUTES, and account for every record
-	go test -count=1 -v -timeout 0 -run 'TestChaos|TestCluster|TestCut|TestPowerLoss' ./integration/chaos -minutes=$(MINUTES) -seed=$(SEED) -leaderkills=100 -powercuts=200
+chaos: ## make every part fail at random for MINUTES, account for everything, and keep what came of it
+	@failed=0; \
+	go test -count=1 -v -timeout 0 -run 'TestChaos|TestCluster|TestCut|TestDisk|TestFailpoints|TestFleet|TestPowerLoss' ./integration/chaos -minutes=$(MINUTES) -seed=$(SEED) -leaderkills=100 -powercuts=200 \
+	  -runs=runs.jsonl -commit=$(shell git describe --always --dirty --abbrev=12) || failed=1; \
+	go test -count=1 -run TestRuns ./integration/chaos -update; \
+	exit $$failed
 
 .PHONY: containers
 containers: ## run the scenarios of clusters in containers too (needs a Docker engine, and no image)
