@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -95,11 +96,17 @@ func TestScripts(t *testing.T) {
 	})
 }
 
+// givenPorts are the first of those that a script of this process got: no other may have them while its server is away.
+var givenPorts sync.Map
+
 // twoPorts finds a free port whose next are free too. It is none of those that systems give to connections: one of these may be taken while a script starts a server again.
 func twoPorts() (port, next int, err error) {
 	const first, last, beside = 25000, 28000, 3
 	for range 1000 {
-		port = first + rand.IntN(last-first)
+		port = first + beside*rand.IntN((last-first)/beside)
+		if _, given := givenPorts.LoadOrStore(port, true); given {
+			continue
+		}
 		var held []net.Listener
 		for n := range beside {
 			if lis, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+n)); err == nil {

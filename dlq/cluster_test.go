@@ -133,6 +133,38 @@ func (c *trio) await(try func() error) {
 	}
 }
 
+// ask asks a store again while its servers elect, as any reader has to; every other answer stands.
+func (c *trio) ask(question func() error) (err error) {
+	c.t.Helper()
+	c.await(func() error {
+		if err = question(); errors.Is(err, dlq.ErrUnavailable) {
+			return err
+		}
+		return nil
+	})
+	return err
+}
+
+// get reads a letter.
+func (c *trio) get(store *dlq.Store, id uint64) (l dlq.Letter, err error) {
+	c.t.Helper()
+	err = c.ask(func() (err error) {
+		l, err = store.Get(bg, id)
+		return err
+	})
+	return l, err
+}
+
+// status asks where the copies are.
+func (c *trio) status(store *dlq.Store) (st dlq.Status, err error) {
+	c.t.Helper()
+	err = c.ask(func() (err error) {
+		st, err = store.Status(bg)
+		return err
+	})
+	return st, err
+}
+
 func (c *trio) append(store *dlq.Store, id string) uint64 {
 	c.t.Helper()
 	l := named(id)
@@ -288,7 +320,7 @@ func TestCluster_AReplacedServerGetsACopy(t *testing.T) {
 	})
 	c.stop(0)
 	last := c.open(2)
-	if l, err := last.Get(bg, 1); err != nil || l.RecordID != "a" {
+	if l, err := c.get(last, 1); err != nil || l.RecordID != "a" {
 		t.Errorf("the letter at the new server: %v, %v", l.RecordID, err)
 	}
 }
@@ -329,7 +361,7 @@ func TestCluster_AServerThatLeadsIsForgottenAndItsCopyIsGivenToAnother(t *testin
 	})
 	store = c.open((leads + 1) % 3)
 	c.current(store)
-	st, err := store.Status(bg)
+	st, err := c.status(store)
 	if err != nil || slices.ContainsFunc(st.Copies, func(c dlq.Copy) bool { return c.Server == old }) {
 		t.Errorf("after %s was forgotten: %+v, %v", old, st, err)
 	}
@@ -381,11 +413,11 @@ func TestCluster_AnyServerCanBeLostAndCatchesUp(t *testing.T) {
 		began := time.Now()
 		put(store, fmt.Sprint("without-", lost))
 		t.Logf("without server %d letters are taken after %s", lost+1, time.Since(began))
-		if st, err := store.Status(bg); err != nil || st.Current() != 2 {
+		if st, err := c.status(store); err != nil || st.Current() != 2 {
 			t.Errorf("status without server %d: %+v, %v", lost+1, st, err)
 		}
 		for l := range want {
-			if got, err := store.Get(bg, l); err != nil || got.RecordID != want[l] {
+			if got, err := c.get(store, l); err != nil || got.RecordID != want[l] {
 				t.Errorf("letter %d is %q, %v", l, got.RecordID, err)
 			}
 		}

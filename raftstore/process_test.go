@@ -6,8 +6,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -18,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -131,13 +130,16 @@ func serve(dir string) error {
 	return err
 }
 
+// nextPort is where addresses looks next: what it gave stays with a test while its servers are away.
+var nextPort atomic.Int32
+
 // addresses picks ports that are none of those that the system gives to connections.
 func addresses(t *testing.T, n int) string {
 	t.Helper()
-	h := fnv.New32()
-	io.WriteString(h, t.Name()+strconv.Itoa(os.Getpid()))
 	var free []string
-	for port := 28000 + int(h.Sum32()%1900); len(free) < n; port++ {
+	for len(free) < n {
+		// Two runs of the tests at a time begin at different places.
+		port := 28000 + (os.Getpid()*61+int(nextPort.Add(1)))%2000
 		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 		if lis, err := net.Listen("tcp", address); err == nil {
 			lis.Close()

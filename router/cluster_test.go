@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -110,13 +111,20 @@ func listen(t *testing.T, address string) net.Listener {
 	return lis
 }
 
+// givenPorts are those that a test of this process got: no other may have one of them while its router is away.
+var givenPorts sync.Map
+
 // listenAnywhere opens a port that is none of those that systems give to connections: one of these may be taken while a router is away.
 func listenAnywhere(t *testing.T) net.Listener {
 	t.Helper()
 	const first, last = 22000, 25000
 	for range 1000 {
+		port := first + rand.IntN(last-first)
+		if _, given := givenPorts.LoadOrStore(port, true); given {
+			continue
+		}
 		var lc net.ListenConfig
-		if lis, err := lc.Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(last-first))); err == nil {
+		if lis, err := lc.Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 			return lis
 		}
 	}

@@ -8,28 +8,27 @@ import (
 	"testing"
 )
 
-// Ports that systems do not give to connections: one of those may be taken while a server is away.
-const firstPort, lastPort = 25_000, 32_000
+// Ports that systems do not give to connections: one of those may be taken while a server is away. Those below are of other tests.
+const firstPort, lastPort = 30_000, 32_700
 
-// FreeAddresses returns n different addresses of this machine at which nothing listens, for servers that are stopped and started again.
+// FreeAddresses returns n different addresses of this machine at which nothing listens, for servers that are stopped and started again. No other
+// caller gets them before this process ends, except in one that has no place for the locks: there only chance keeps processes apart.
 func FreeAddresses(t testing.TB, n int) []string {
 	t.Helper()
 	var out []string
-	var held []net.Listener // until all are known, so that none comes twice
-	defer func() {
-		for _, lis := range held {
-			_ = lis.Close()
-		}
-	}()
 	for range 100 * n {
 		if len(out) == n {
 			return out
 		}
-		lis, err := new(net.ListenConfig).Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", firstPort+rand.IntN(lastPort-firstPort)))
-		if err != nil {
+		port := firstPort + rand.IntN(lastPort-firstPort)
+		if !reserve(t, port) {
 			continue
 		}
-		held, out = append(held, lis), append(out, lis.Addr().String())
+		// What is reserved and of no use here is of none to others either.
+		if lis, err := new(net.ListenConfig).Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			out = append(out, lis.Addr().String())
+			_ = lis.Close()
+		}
 	}
 	t.Fatalf("no %d free addresses", n)
 	return nil

@@ -36,7 +36,6 @@ func Until(t testing.TB, look func() string) {
 	}
 }
 
-// ports are those that were given out, so that no two tests of a process get the same.
 // ports are those of this process. It holds a lock on the byte of each in a file, which keeps the tests of other packages from them.
 var ports = struct {
 	mu    sync.Mutex
@@ -44,8 +43,8 @@ var ports = struct {
 	locks *os.File
 }{used: map[int]bool{}}
 
-// The ports below those that systems give to outgoing connections, so that a process which comes back finds its port free. Those up to 29999 are of the tests that choose
-// theirs without this package: of router from 22000 on, of cli from 25000, of raftstore from 28000.
+// The ports below those that systems give to outgoing connections, so that a process which comes back finds its port free. Those up to 32699 are of the tests that choose
+// theirs without this package: of router from 22000 on, of cli from 25000, of raftstore from 28000, of dlq from 30000.
 const (
 	firstPort = 10000
 	lastPort  = 21999
