@@ -148,6 +148,16 @@ var mutants = []mutant{
 		pkg:  "./router", run: "TestSession_TwoSidecars",
 	},
 	{
+		name: "a sidecar that stops takes records that it does not answer for",
+		Edit: overlay.Edit{File: "sidecar/internal/engine/linkin.go", From: "	case e.shut: // I21\n", To: "	case false && e.shut:\n"},
+		pkg:  "./sidecar/internal/engine", run: "TestASidecarThatHasDrained",
+	},
+	{
+		name: "the end of an edge counts though records before it were left with their sender",
+		Edit: overlay.Edit{File: "sidecar/internal/engine/linkserve.go", From: "e.stream != in || e.left {", To: "e.stream != in {"},
+		pkg:  "./sidecar/internal/engine", run: "TestASidecarThatHasDrained",
+	},
+	{
 		name: "a method without a rule may be called",
 		Edit: overlay.Edit{File: "internal/auth/auth.go", From: "	case !known:\n", To: "	case false && known:\n"},
 		pkg:  "./internal/auth", run: "",
