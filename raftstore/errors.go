@@ -34,6 +34,8 @@ var (
 	ErrRefused = errors.New("change to the members of the cluster was refused")
 	// ErrBadSnapshot is returned by Restore for bytes that are not what WriteSnapshot wrote, or not all of it. Nothing was changed.
 	ErrBadSnapshot = errors.New("not a whole snapshot")
+	// ErrNothing is returned by Salvage for a directory that has not been in use.
+	ErrNothing = errors.New("the directory holds nothing of a cluster")
 	// ErrDamaged is what every *DamagedError is.
 	ErrDamaged = errors.New("raft state is damaged")
 )

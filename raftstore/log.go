@@ -96,6 +96,19 @@ func openLog(dir string, kind LogKind, fresh bool, ready func(first, last uint64
 	return log, path, err
 }
 
+// leaveBehind empties a log that ends before the snapshot of another server, or one that was restored, when what comes behind that is stored, and not before: then the snapshot is in place. What is
+// before a hole is of no use, and whoever looks through the log would look for all that is not there.
+func leaveBehind(log raft.LogStore, next uint64) error {
+	last, err := log.LastIndex()
+	if err != nil {
+		return err
+	}
+	if last == 0 || next <= last+1 {
+		return nil
+	}
+	return log.DeleteRange(0, last)
+}
+
 // checkLog reads what the library will read, so that damage is an error here and not a panic there.
 func checkLog(path string, log persistent, snapshotIndex uint64) (err error) {
 	damaged := func(cause error) error { return &DamagedError{Path: path, Cause: cause} }
@@ -125,7 +138,7 @@ func checkLog(path string, log persistent, snapshotIndex uint64) (err error) {
 		var entry raft.Log
 		err := log.GetLog(index, &entry)
 		if errors.Is(err, raft.ErrLogNotFound) && index <= snapshotIndex {
-			continue // it went on behind the snapshot of another server. An entry that has gone elsewhere is found there
+			continue // an older version went on behind the snapshot of another server. An entry that has gone elsewhere is found there
 		}
 		if err != nil {
 			return damaged(fmt.Errorf("log index %d: %w", index, err))

@@ -81,6 +81,12 @@ func (l boltLog) StoreLog(entry *raft.Log) error { return l.StoreLogs([]*raft.Lo
 
 // StoreLogs implements raft.LogStore.
 func (l boltLog) StoreLogs(entries []*raft.Log) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	if err := leaveBehind(l, entries[0].Index); err != nil {
+		return err
+	}
 	return l.Update(func(tx *bbolt.Tx) error {
 		for _, entry := range entries {
 			value, err := encodeEntry(entry)

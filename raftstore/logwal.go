@@ -30,8 +30,7 @@ type walLog struct {
 	lock  *os.File
 }
 
-// StoreLogs implements raft.LogStore. A log that ends before the snapshot of another server is emptied when what comes behind that is stored, and not before: then the
-// snapshot has been restored.
+// StoreLogs implements raft.LogStore.
 func (l *walLog) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
 		return nil
@@ -39,14 +38,8 @@ func (l *walLog) StoreLogs(logs []*raft.Log) error {
 	if err := l.files.settled(); err != nil {
 		return fmt.Errorf("make the next segment of the log: %w", err)
 	}
-	last, err := l.LastIndex()
-	if err != nil {
+	if err := leaveBehind(l, logs[0].Index); err != nil {
 		return err
-	}
-	if last != 0 && logs[0].Index > last+1 {
-		if err := l.DeleteRange(0, last); err != nil {
-			return err
-		}
 	}
 	return l.WAL.StoreLogs(logs)
 }

@@ -44,10 +44,15 @@ func (s *Store) Membership() (Membership, error) {
 		out.Index = m.index
 		out.Committed = slices.Equal(m.list.Servers, f.Configuration().Servers)
 	}
-	for _, server := range f.Configuration().Servers {
-		out.Servers = append(out.Servers, Server{ID: string(server.ID), Address: string(server.Address), Voter: server.Suffrage == raft.Voter})
-	}
+	out.Servers = serversOf(f.Configuration())
 	return out, nil
+}
+
+func serversOf(list raft.Configuration) (servers []Server) {
+	for _, server := range list.Servers {
+		servers = append(servers, Server{ID: string(server.ID), Address: string(server.Address), Voter: server.Suffrage == raft.Voter})
+	}
+	return servers
 }
 
 // noteMember remembers the first committed list that has this node, durably: what it hears later may be older.
