@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/nats-io/nuid"
@@ -50,6 +52,27 @@ func openMark(ctx context.Context, cfg *Config) (w *watermark, found bool, err e
 	w.state.Writer = nuid.Next()
 	w.keeper = &elsewhere{mark: cfg.Mark, timeout: cfg.Timeout, version: w.state.Version, refused: make(chan struct{})}
 	return w, b != nil, nil
+}
+
+// AdoptMark makes what a Mark has saved the mark of a store whose Config.Dir is dir, in place of the one that is there: the letters of a cluster go on at one server. No store must be open in dir. When it returns without an
+// error the mark is on stable storage; otherwise the one before is there still.
+func AdoptMark(dir string, mark []byte) error {
+	var state markState
+	if err := json.Unmarshal(mark, &state); err != nil {
+		return fmt.Errorf("adopt the high-water mark: %w", err)
+	}
+	state.Version, state.Writer = max(state.Version, unwritten+1), ""
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return fmt.Errorf("adopt the high-water mark: %w", err)
+	}
+	f, err := createWatermark(filepath.Join(dir, watermarkFile), &state)
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("adopt the high-water mark: %w", err)
+	}
+	return nil
 }
 
 // elsewhere keeps a mark by a Mark of the caller's.

@@ -19,6 +19,8 @@ const (
 	// slotBytes holds the largest state there can be: maxRemoving removals and maxLost losses.
 	slotBytes = 64 << 10
 	maxLost   = 64
+	// unwritten is the version of a mark that was made and never written to.
+	unwritten = 1
 )
 
 // watermark is what the store remembers outside of the stream, so that a stream that lost letters cannot hide it: how far letters were
@@ -65,7 +67,7 @@ func openWatermark(dir string) (w *watermark, found bool, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		if f, err = createWatermark(path); err != nil {
+		if f, err = createWatermark(path, &markState{Version: unwritten}); err != nil {
 			return nil, false, fmt.Errorf("make the high-water mark: %w", err)
 		}
 	case err != nil:
@@ -79,17 +81,17 @@ func openWatermark(dir string) (w *watermark, found bool, err error) {
 	}
 	w.saved = w.state.Last
 	// A mark that was made but never written to says nothing about the stream.
-	return w, found && w.state.Version > 1, nil
+	return w, found && w.state.Version > unwritten, nil
 }
 
 // createWatermark makes a file of full size, so that later writes need no new blocks, and puts it in place as a whole.
-func createWatermark(path string) (f *os.File, err error) {
-	first, err := encodeMark(&markState{Version: 1})
+func createWatermark(path string, state *markState) (f *os.File, err error) {
+	first, err := encodeMark(state)
 	if err != nil {
 		return nil, err
 	}
 	content := make([]byte, 2*slotBytes)
-	copy(content[slotOf(1):], first)
+	copy(content[slotOf(state.Version):], first)
 	tmp := path + ".tmp"
 	if err := os.WriteFile(tmp, content, 0o640); err != nil {
 		return nil, err

@@ -17,7 +17,7 @@ const (
 	markerMode = 0o640
 	// jetStreamDir and metaDir are the server's own: where it keeps its streams, and the records of a cluster.
 	jetStreamDir = "jetstream"
-	metaDir      = "_js_/_meta_"
+	metaDir      = replicationDir + "/_meta_"
 
 	modeAlone   = "standalone"
 	modeCluster = "cluster"

@@ -34,7 +34,24 @@ func write(path string, data []byte) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(next))
 	}
-	dir, err := os.Open(filepath.Dir(path))
+	return syncDir(filepath.Dir(path))
+}
+
+// Rename gives a file or a folder another name in a folder of the same volume. When it returns without an error, a power loss does not bring the old name back.
+func Rename(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	for _, dir := range []string{filepath.Dir(to), filepath.Dir(from)} {
+		if err := syncDir(dir); err != nil {
+			return fmt.Errorf("rename %s to %s: %w", from, to, err)
+		}
+	}
+	return nil
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,80 @@
+package dlq_test
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"github.com/conveyor-etl/conveyor/dlq"
+	"github.com/conveyor-etl/conveyor/dlq/embed"
+)
+
+func TestCluster_WhatOneServerOfALostClusterHasGoesOnAlone(t *testing.T) {
+	c := openTrio(t)
+	store := c.open(0)
+	want := make(map[uint64]string)
+	for i := range 20 {
+		id := fmt.Sprint(i)
+		want[c.append(store, id)] = id
+	}
+	if err := store.Discard(bg, 3); err != nil {
+		t.Fatal(err)
+	}
+	delete(want, 3)
+	c.current(store)
+	c.stop(1)
+	c.append(store, "only the others have it")
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.stop(0)
+	c.stop(2)
+	mark, err := c.mark.Load(bg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, files := t.TempDir(), filepath.Join(c.dirs[1], "nats")
+	if err := dlq.AdoptMark(dir, []byte("{")); err == nil {
+		t.Error("a mark was adopted that is none")
+	}
+	if err := dlq.AdoptMark(dir, mark); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := embed.Leave(files); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server, err := embed.Open(embed.Config{Dir: files})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	js, err := server.JetStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	alone, err := dlq.Open(bg, js, dlq.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer alone.Close()
+	var lost *dlq.LostError
+	if err := alone.Health(); !errors.As(err, &lost) || lost.From != 21 || lost.Count != 1 {
+		t.Errorf("one letter is missing, and the store says: %v", err)
+	}
+	got := 0
+	for _, l := range list(t, alone, dlq.Query{}) {
+		if want[l.ID] != l.RecordID {
+			t.Errorf("letter %d is %q, and was %q", l.ID, l.RecordID, want[l.ID])
+		}
+		got++
+	}
+	if got != len(want) {
+		t.Errorf("%d letters of %d", got, len(want))
+	}
+	if r := add(t, alone, named("5"))[0]; !r.Duplicate {
+		t.Errorf("a letter from before is taken for a new one: %+v", r)
+	}
+}
