@@ -192,8 +192,13 @@ func background(work func(context.Context)) func(context.Context) error {
 }
 
 func (r *Router) openDir(context.Context) (err error) {
-	r.lock, err = lock.Acquire(r.cfg.DataDir)
-	return err
+	if r.lock, err = lock.Acquire(r.cfg.DataDir); err != nil {
+		return err
+	}
+	if err := checkRecovered(r.cfg.DataDir); err != nil {
+		return errors.Join(err, r.lock.Close())
+	}
+	return nil
 }
 
 func (r *Router) openRaft(ctx context.Context) (err error) {

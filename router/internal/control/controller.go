@@ -254,11 +254,12 @@ func (c *Controller) lead(ctx context.Context) {
 
 // found gives the state the id of its cluster, once; false when leadership ended before.
 func (c *Controller) found(ctx context.Context) bool {
-	if c.machine.View().ClusterID != "" {
+	view := c.machine.View()
+	if view.ClusterID != "" {
 		return true
 	}
-	// Services outlive clusters: to them, the owners of one that is founded later are the newer ones.
-	incarnation := uint64(max(time.Now().Unix(), 1))
+	// Services outlive clusters: to them, the owners of one that is founded later are the newer ones. One that is founded from what another has left is later, whatever the clock says.
+	incarnation := max(uint64(max(time.Now().Unix(), 1)), view.Incarnation+1)
 	return c.insist(ctx, "found the cluster", &statepb.Command{Kind: &statepb.Command_Found{
 		Found: &statepb.Found{ClusterId: c.store.ClusterID(), Incarnation: incarnation},
 	}})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/conveyor-etl/conveyor/dlq"
 	"github.com/conveyor-etl/conveyor/dlq/embed"
+	"github.com/conveyor-etl/conveyor/internal/atomicfile"
 )
 
 // doneDir is what loneDir is called once its letters are in the store of the cluster: a removal that is interrupted leaves nothing that looks like letters.
@@ -49,22 +50,11 @@ func (s *Store) openOld(ctx context.Context) (*old, error) {
 
 // removeOld removes the files of that time. First they lose their name, all at once.
 func (s *Store) removeOld() error {
-	if err := s.renameOld(); err != nil {
+	if err := atomicfile.Rename(filepath.Join(s.dir, loneDir), filepath.Join(s.dir, doneDir)); err != nil {
 		return fmt.Errorf("remove the letters that were taken over: %w", err)
 	}
 	if err := os.RemoveAll(filepath.Join(s.dir, doneDir)); err != nil {
 		return fmt.Errorf("remove the letters that were taken over: %w", err)
 	}
 	return nil
-}
-
-func (s *Store) renameOld() error {
-	if err := os.Rename(filepath.Join(s.dir, loneDir), filepath.Join(s.dir, doneDir)); err != nil {
-		return err
-	}
-	dir, err := os.Open(s.dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

@@ -179,6 +179,17 @@ func (m *Machine) dispatch(index uint64, c *statepb.Command) any {
 	}
 }
 
+// LeaveCluster makes it the state of no cluster, for one that is to be founded from it: the next Found gives it its cluster. What only the old one had is forgotten, its routers and the high-water mark of their dead letters, which is returned,
+// nil for none. It is for a state that no log changes any more.
+func (m *Machine) LeaveCluster() (letterMark []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	letterMark = m.letterMark.GetMark()
+	m.clusterID, m.letterMark, m.view = "", nil, nil
+	m.routers = map[string]*statepb.Router{}
+	return letterMark
+}
+
 // value keeps a nil *RejectedError from becoming a non-nil any.
 func value(r *RejectedError) any {
 	if r == nil {

@@ -1,0 +1,57 @@
+package letters_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/conveyor-etl/conveyor/dlq"
+	"github.com/conveyor-etl/conveyor/router/internal/letters"
+)
+
+func TestLeave_ALostClustersLettersGoOnAtOneRouterAndWhatItLacksIsReported(t *testing.T) {
+	r := newRouters(t)
+	for i := range 3 {
+		r.start(i)
+	}
+	for i := range 5 {
+		r.append(0, fmt.Sprint("shared-", i))
+	}
+	if err := r.stores[0].Discard(t.Context(), 2); err != nil {
+		t.Fatal(err)
+	}
+	// What is stored while a router is away only the others have.
+	await(t, func() error { return r.stores[0].Complete(t.Context(), r.names) })
+	r.stops[2]()
+	want := []uint64{1, 3, 4, 5}
+	for _, id := range []string{"only the others have this", "and this"} {
+		r.append(0, id)
+	}
+	r.stops[0]()
+	r.stops[1]()
+	dir := r.dirs[2]
+	if err := letters.Leave(dir, r.shared.mark); err != nil {
+		t.Fatal(err)
+	}
+	if err := letters.Leave(dir, nil); err != nil {
+		t.Errorf("again: %v", err)
+	}
+	alone := letters.New(dir, nil, r.logger())
+	defer run(t, alone)()
+	r.stores[2] = alone
+	<-alone.Opened()
+	if got := r.ids(2); !slices.Equal(got, want) {
+		t.Errorf("letters %v, want %v", got, want)
+	}
+	var lost *dlq.LostError
+	if n, err := alone.Count(t.Context()); n != 4 || !errors.As(err, &lost) || lost.Count != 2 {
+		t.Errorf("%d letters, %v", n, err)
+	}
+	if at := r.append(2, "shared-4"); at != 5 {
+		t.Errorf("a letter from before is %d now", at)
+	}
+	if at := r.append(2, "new"); at < 6 {
+		t.Errorf("a new letter is %d", at)
+	}
+}
