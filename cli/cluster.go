@@ -26,7 +26,7 @@ reaches each other, any of them may be lost.`,
 		Args: groupArgs,
 		RunE: showHelp,
 	}
-	cmd.AddCommand(a.clusterInitCommand(), a.clusterStatusCommand(), a.clusterMembersCommand(), a.clusterAddCommand(), a.clusterRemoveCommand(), a.clusterTransferCommand())
+	cmd.AddCommand(a.clusterInitCommand(), a.clusterStatusCommand(), a.clusterMembersCommand(), a.clusterAddCommand(), a.clusterRemoveCommand(), a.clusterTransferCommand(), a.clusterRecoverCommand())
 	return cmd
 }
 

@@ -1,17 +1,14 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/conveyor-etl/conveyor/cli/internal/output"
-	"github.com/conveyor-etl/conveyor/cli/internal/terminal"
 	"github.com/conveyor-etl/conveyor/client"
 	"github.com/conveyor-etl/conveyor/dsl"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
@@ -229,9 +226,7 @@ func (a *app) dlqDiscardCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if !yes && !terminal.Interactive(a.env.Stdin, a.err) {
-				err := usage(cmd, "dead letters are removed for good, and nobody is here to be asked")
-				err.fix = "add --yes"
+			if err := a.canConfirm(cmd, yes, "dead letters are removed for good"); err != nil {
 				return err
 			}
 			c, closeStore, err := a.openStore(cmd.Context(), store)
@@ -263,7 +258,7 @@ func (a *app) dlqDiscardCommand() *cobra.Command {
 	filter.add(cmd)
 	addOutput(cmd, &format)
 	cmd.Flags().BoolVar(&all, "all", false, "all letters of the namespace, or with -A of all namespaces")
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	addYes(cmd, &yes)
 	return cmd
 }
 
@@ -277,20 +272,5 @@ func (a *app) confirmDiscard(ctx context.Context, c *client.Client, want *contro
 			n++
 		}
 	}
-	fmt.Fprintf(a.env.Stderr, "Remove %s for good? [y/N] ", plural(n, "dead letter"))
-	answer := make(chan string, 1)
-	go func() { // ends with its read; a terminal cannot be asked to give up
-		line, _ := bufio.NewReader(a.env.Stdin).ReadString('\n')
-		answer <- strings.ToLower(strings.TrimSpace(line))
-	}()
-	select {
-	case s := <-answer:
-		if s == "y" || s == "yes" {
-			return nil
-		}
-		say(a.env.Stderr, "nothing was removed")
-		return quiet{exitFailed}
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return a.confirm(ctx, fmt.Sprintf("Remove %s for good?", plural(n, "dead letter")), "nothing was removed")
 }

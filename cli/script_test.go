@@ -205,6 +205,9 @@ func waitCluster(ts *testscript.TestScript, _ bool, args []string) {
 		addresses := strings.Fields(ts.ReadFile("stdout"))
 		if err == nil && strconv.Itoa(len(addresses)) == args[0] {
 			ts.Setenv("CONVEYOR_SERVER", strings.Join(addresses, ","))
+			for n, address := range addresses {
+				ts.Setenv("ROUTER"+strconv.Itoa(n+1), address)
+			}
 			ts.Setenv("LASTROUTER", addresses[len(addresses)-1])
 			return
 		}

@@ -13,8 +13,8 @@ import (
 
 // Salvaged is what a server had that was one of a cluster.
 type Salvaged struct {
-	// ClusterID and ServerID are those of the directory.
-	ClusterID, ServerID string
+	// ClusterID and ServerID are those of the directory, and ServerName is what the id has of Config.ServerName.
+	ClusterID, ServerID, ServerName string
 	// Index is the last one in the log.
 	Index uint64
 	// Members are those of the newest list that the server has, this one included unless it was removed.
@@ -60,7 +60,7 @@ func salvage(ctx context.Context, dir string, machine StateMachine) (found Salva
 	if err := checkLog(path, log, o.snapshotIndex); err != nil {
 		return Salvaged{}, err
 	}
-	found = Salvaged{ClusterID: id.ClusterID, ServerID: id.ServerID, Log: LogBolt}
+	found = Salvaged{ClusterID: id.ClusterID, ServerID: id.ServerID, ServerName: o.cfg.ServerName, Log: LogBolt}
 	if path == logPath(dir, LogWAL) {
 		found.Log = LogWAL
 	}

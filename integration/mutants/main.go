@@ -158,6 +158,16 @@ var mutants = []mutant{
 		pkg:  "./sidecar/internal/engine", run: "TestASidecarThatHasDrained",
 	},
 	{
+		name: "a cluster that is made of a lost one gives indexes again",
+		Edit: overlay.Edit{File: "raftstore/salvage.go", From: "last + refoundGap", To: "last"},
+		pkg:  "./raftstore", run: "TestSalvage_WhatOneServer",
+	},
+	{
+		name: "a cluster that is made of a lost one keeps the mark of its letters",
+		Edit: overlay.Edit{File: "router/internal/state/machine.go", From: `m.clusterID, m.letterMark, m.view = "", nil, nil`, To: `m.clusterID, m.view = "", nil`},
+		pkg:  "./cli", run: "TestScripts/recover",
+	},
+	{
 		name: "a method without a rule may be called",
 		Edit: overlay.Edit{File: "internal/auth/auth.go", From: "	case !known:\n", To: "	case false && known:\n"},
 		pkg:  "./internal/auth", run: "",
