@@ -18,7 +18,7 @@ func (a *app) clusterRecoverCommand() *cobra.Command {
 		Long: `Make a new cluster of what one router has, when so many of the others are lost
 for good that no majority can come back. Run it on the machine of the router
 that has come furthest, while that router does not run; DIR is its data
-directory. Nothing is sent anywhere.
+directory. It shows how far that is, and asks. Nothing is sent anywhere.
 
 What only the lost routers had is gone: changes of the last moments, and dead
 letters of which this router has no copy, which it reports when it starts.
