@@ -15,15 +15,15 @@ import (
 type Salvaged struct {
 	// ClusterID and ServerID are those of the directory, and ServerName is what the id has of Config.ServerName.
 	ClusterID, ServerID, ServerName string
-	// Index is the last one in the log.
-	Index uint64
+	// Index is the last one in the log, and Beyond one that the cluster has never come to: behind it Refound goes on.
+	Index, Beyond uint64
 	// Members are those of the newest list that the server has, this one included unless it was removed.
 	Members []Server
 	// Log is how the log lies on the disk.
 	Log LogKind
 }
 
-// refoundGap is how far behind the last index that is known a cluster goes on that was founded again. Those that were lost may have come further, and no index may be given twice: it tells one state of
+// refoundGap is how far behind the last index that is known a cluster is taken to have come. Those that were lost may have come further, and no index may be given twice: it tells one state of
 // a resource, or one owner, from another. A thousand commands a second take twelve days for so many.
 const refoundGap = 1 << 30
 
@@ -73,7 +73,7 @@ func salvage(ctx context.Context, dir string, machine StateMachine) (found Salva
 	} else if listed != nil {
 		members = *listed
 	}
-	found.Members = serversOf(members)
+	found.Members, found.Beyond = serversOf(members), found.Index+refoundGap
 	return found, nil
 }
 
@@ -127,13 +127,13 @@ func (found *Salvaged) replay(ctx context.Context, log persistent, machine State
 // the lost cluster can have given. Its id is another one, as is that of the server: those of the lost cluster are no members, whatever they have and should they come back. cfg.Peers must be empty; the
 // directory can be opened with peers later, and given other members. It blocks until all is on stable storage. After an error, or a crash on the way, the directory is of no use: empty it and try again.
 func Refound(ctx context.Context, cfg Config, from Salvaged, machine StateMachine) error {
-	if err := refound(ctx, cfg, from.Index, machine); err != nil {
+	if err := refound(ctx, cfg, from.Beyond, machine); err != nil {
 		return fmt.Errorf("found a cluster in %s: %w", cfg.Dir, err)
 	}
 	return nil
 }
 
-func refound(ctx context.Context, cfg Config, last uint64, machine StateMachine) (err error) {
+func refound(ctx context.Context, cfg Config, beyond uint64, machine StateMachine) (err error) {
 	if len(cfg.Peers) > 0 {
 		return errors.New("it begins with one server, and peers are configured")
 	}
@@ -161,7 +161,7 @@ func refound(ctx context.Context, cfg Config, last uint64, machine StateMachine)
 		}
 	}
 	var written bytes.Buffer
-	meta := &raft.SnapshotMeta{Index: last + refoundGap, Size: int64(state.Len())}
+	meta := &raft.SnapshotMeta{Index: beyond, Size: int64(state.Len())}
 	if err := writeFramed(ctx, &written, meta, &state); err != nil {
 		return err
 	}

@@ -145,7 +145,7 @@ func (l *Lost) refound(ctx context.Context, made string) error {
 	if err := os.RemoveAll(made); err != nil {
 		return err
 	}
-	l.mark = l.machine.LeaveCluster()
+	l.mark = l.machine.LeaveCluster(l.found.Beyond)
 	// The state is written before anything is given up for it: there is no disk to be kept free for others.
 	cfg := raftstore.Config{Dir: made, ServerName: l.found.ServerName, Address: l.Address, Log: l.found.Log, MinFree: -1}
 	if err := raftstore.Refound(ctx, cfg, l.found, l.machine); err != nil {

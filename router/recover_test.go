@@ -130,7 +130,12 @@ func recoverFrom(t *testing.T, interrupt func(t *testing.T, dir string)) {
 	if err != nil || len(list.GetResources()) != len(simple)+1 {
 		t.Errorf("it knows %d resources, %v", len(list.GetResources()), err)
 	}
-	// Who was lost may have given the next revisions.
+	// Who was lost may have given the next revisions, and who heard of one is to look again at what there is: it is not there.
+	lost := before.GetAppliedIndex() + 5
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	_, err = m.watchAfter(ctx, lost).Recv()
+	mustRefuse(t, err, "REVISION_COMPACTED")
 	m.apply(source("new", "file"))
 	if now := m.info().GetAppliedIndex(); now < before.GetAppliedIndex()+1<<30 {
 		t.Errorf("index %d follows %d", now, before.GetAppliedIndex())

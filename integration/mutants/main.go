@@ -159,12 +159,12 @@ var mutants = []mutant{
 	},
 	{
 		name: "a cluster that is made of a lost one gives indexes again",
-		Edit: overlay.Edit{File: "raftstore/salvage.go", From: "last + refoundGap", To: "last"},
+		Edit: overlay.Edit{File: "raftstore/salvage.go", From: "found.Index+refoundGap", To: "found.Index"},
 		pkg:  "./raftstore", run: "TestSalvage_WhatOneServer",
 	},
 	{
 		name: "a cluster that is made of a lost one keeps the mark of its letters",
-		Edit: overlay.Edit{File: "router/internal/state/machine.go", From: `m.clusterID, m.letterMark, m.view = "", nil, nil`, To: `m.clusterID, m.view = "", nil`},
+		Edit: overlay.Edit{File: "router/internal/state/machine.go", From: `m.index, m.clusterID, m.letterMark, m.view = beyond, "", nil, nil`, To: `m.index, m.clusterID, m.view = beyond, "", nil`},
 		pkg:  "./cli", run: "TestScripts/recover",
 	},
 	{
