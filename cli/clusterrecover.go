@@ -18,15 +18,17 @@ func (a *app) clusterRecoverCommand() *cobra.Command {
 		Long: `Make a new cluster of what one router has, when so many of the others are lost
 for good that no majority can come back. Run it on the machine of the router
 that has come furthest, while that router does not run; DIR is its data
-directory. It shows how far that is, and asks. Nothing is sent anywhere.
+directory. It shows how far that is, and asks: of several routers, take the one
+of the highest term, and among those of one term the one of the highest index.
+Nothing is sent anywhere.
 
 What only the lost routers had is gone: changes of the last moments, and dead
-letters of which this router has no copy, which it reports when it starts.
-Sidecars take their stages anew, and records since the last checkpoint that it
-knows of are written again. The old log stays beside the new one.
+letters of which this router has no copy. Sidecars take their stages anew, and
+records since the last checkpoint that it knows of are written again. The old
+log stays beside the new one.
 
-Start the router afterwards as before. Give it others with ` + "`conveyor cluster add`" + `,
-with empty data directories: with what the lost ones hold they never come back.`,
+Start the router afterwards as before, and give it others with ` + "`conveyor cluster\nadd`" + `, with empty data directories: with what they hold the routers of the lost
+cluster never come back.`,
 		Example: `  conveyor cluster recover /var/lib/conveyor`,
 		Args:    exactlyOne("the data directory of a router"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -46,7 +48,11 @@ with empty data directories: with what the lost ones hold they never come back.`
 			defer func() { err = first(err, lost.Close()) }()
 			describeLost(a.env.Stderr, lost)
 			if !yes {
-				if err := a.confirm(cmd.Context(), "Give up what only the others have, for good?", "nothing was changed"); err != nil {
+				otherwise := "nothing was changed"
+				if lost.Begun {
+					otherwise = "nothing more was changed; the router does not start before the recovery has ended"
+				}
+				if err := a.confirm(cmd.Context(), "Give up what only the others have, for good?", otherwise); err != nil {
 					return err
 				}
 			}
@@ -66,7 +72,10 @@ func describeLost(w io.Writer, lost *router.Lost) {
 		say(w, "a recovery of router %s of cluster %s was interrupted, and goes on", lost.Router, lost.Cluster)
 		return
 	}
-	say(w, "router %s has cluster %s up to index %d, with %s", lost.Router, lost.Cluster, lost.Index, plural(lost.Pipelines, "pipeline"))
+	say(w, "router %s has cluster %s up to term %d, index %d, with %s", lost.Router, lost.Cluster, lost.Term, lost.Index, plural(lost.Pipelines, "pipeline"))
+	if !lost.Letters {
+		say(w, "it has no copy of the dead letters: all of them are lost here, unless there were none")
+	}
 	for _, m := range lost.Members {
 		if m.ID != lost.Router {
 			say(w, "router %s at %s must be lost, and never start again with what it holds", output.Clean(m.ID), output.Clean(m.Address))

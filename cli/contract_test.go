@@ -57,6 +57,7 @@ var usable = map[string]string{
 	"cluster add":             "127.0.0.1:1",
 	"cluster init":            "certs --nodes localhost",
 	"cluster members":         "",
+	"cluster recover":         "nowhere --yes",
 	"cluster remove":          "1",
 	"cluster status":          "",
 	"cluster transfer-leader": "",

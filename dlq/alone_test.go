@@ -3,7 +3,9 @@ package dlq_test
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/conveyor-etl/conveyor/dlq"
@@ -46,11 +48,12 @@ func TestCluster_WhatOneServerOfALostClusterHasGoesOnAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	server, err := embed.Open(embed.Config{Dir: files})
+	var said strings.Builder
+	server, err := embed.Open(embed.Config{Dir: files, Logger: slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer server.Close()
+	t.Cleanup(func() { server.Close() })
 	js, err := server.JetStream()
 	if err != nil {
 		t.Fatal(err)
@@ -59,7 +62,7 @@ func TestCluster_WhatOneServerOfALostClusterHasGoesOnAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer alone.Close()
+	t.Cleanup(func() { alone.Close() })
 	var lost *dlq.LostError
 	if err := alone.Health(); !errors.As(err, &lost) || lost.From != 21 || lost.Count != 1 {
 		t.Errorf("one letter is missing, and the store says: %v", err)
@@ -76,5 +79,11 @@ func TestCluster_WhatOneServerOfALostClusterHasGoesOnAlone(t *testing.T) {
 	}
 	if r := add(t, alone, named("5"))[0]; !r.Duplicate {
 		t.Errorf("a letter from before is taken for a new one: %+v", r)
+	}
+	if err := errors.Join(alone.Close(), server.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if said.Len() > 0 { // such as that the stream is one of several copies
+		t.Errorf("the server says: %s", said.String())
 	}
 }

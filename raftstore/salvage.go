@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,8 +16,11 @@ import (
 type Salvaged struct {
 	// ClusterID and ServerID are those of the directory, and ServerName is what the id has of Config.ServerName.
 	ClusterID, ServerID, ServerName string
-	// Index is the last one in the log, and Beyond one that the cluster has never come to: behind it Refound goes on.
-	Index, Beyond uint64
+	// Term and Index are those of the last entry in the log. Of several servers the one of the highest term has all that was acknowledged and that any of them has, and among those of one term the
+	// one of the highest index.
+	Term, Index uint64
+	// Beyond is an index that the cluster has never come to: behind it Refound goes on.
+	Beyond uint64
 	// Members are those of the newest list that the server has, this one included unless it was removed.
 	Members []Server
 	// Log is how the log lies on the disk.
@@ -90,7 +94,7 @@ func (found *Salvaged) restore(o *opening, machine StateMachine) (members raft.C
 	if err := errors.Join(machine.Restore(state), state.Close()); err != nil {
 		return raft.Configuration{}, &HaltedError{Index: meta.Index, Reason: fmt.Sprintf("a snapshot cannot be restored: %v", err)}
 	}
-	found.Index = meta.Index
+	found.Term, found.Index = meta.Term, meta.Index
 	return meta.Configuration, nil
 }
 
@@ -118,7 +122,7 @@ func (found *Salvaged) replay(ctx context.Context, log persistent, machine State
 			list := raft.DecodeConfiguration(entry.Data)
 			members = &list
 		}
-		found.Index = entry.Index
+		found.Term, found.Index = entry.Term, entry.Index
 	}
 	return members, nil
 }
@@ -155,10 +159,8 @@ func refound(ctx context.Context, cfg Config, beyond uint64, machine StateMachin
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	for lead := range s.LeadershipChanges(ctx) {
-		if lead.Leader {
-			break
-		}
+	if err := s.awaitLead(ctx); err != nil {
+		return err
 	}
 	var written bytes.Buffer
 	meta := &raft.SnapshotMeta{Index: beyond, Size: int64(state.Len())}
@@ -166,4 +168,23 @@ func refound(ctx context.Context, cfg Config, beyond uint64, machine StateMachin
 		return err
 	}
 	return s.Restore(ctx, &written)
+}
+
+// awaitLead returns when the store leads.
+func (s *Store) awaitLead(ctx context.Context) error {
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // ends with waiting
+		select {
+		case <-s.Failed():
+			cancel()
+		case <-waiting.Done():
+		}
+	}()
+	for lead := range s.LeadershipChanges(waiting) {
+		if lead.Leader {
+			return nil
+		}
+	}
+	return cmp.Or(s.Err(), context.Cause(ctx), ErrClosed)
 }

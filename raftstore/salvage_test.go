@@ -25,6 +25,7 @@ func TestSalvage_WhatOneServerOfALostClusterHasGoesOnAsAClusterOfItsOwn(t *testi
 		}
 		leader := c.Leader()
 		old, id := c.Store(leader).ClusterID(), c.Store(leader).ServerID()
+		term := c.Store(leader).Leadership().Term
 		if err := c.Store(leader).Snapshot(); err != nil {
 			t.Fatal(err)
 		}
@@ -56,7 +57,7 @@ func TestSalvage_WhatOneServerOfALostClusterHasGoesOnAsAClusterOfItsOwn(t *testi
 		if !slices.Equal(have, want) {
 			t.Errorf("salvaged %q", have)
 		}
-		if found.ClusterID != old || found.ServerID != id || found.Log != kindOf(t) || len(found.Members) != 3 || found.Index < 21 {
+		if found.ClusterID != old || found.ServerID != id || found.Log != kindOf(t) || len(found.Members) != 3 || found.Index < 21 || found.Term != term {
 			t.Errorf("salvaged %+v of server %s of cluster %s", found, id, old)
 		}
 		dir := filepath.Join(t.TempDir(), "new")

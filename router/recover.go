@@ -28,21 +28,23 @@ var (
 	// ErrNoRouter is returned by OpenLost for a directory that is not that of a router.
 	ErrNoRouter = errors.New("not the data directory of a router")
 	// ErrNotLost is returned by OpenLost for a router that is all of its cluster.
-	ErrNotLost = errors.New("the cluster has no other router")
+	ErrNotLost = errors.New("the cluster has no other router with a vote")
 )
 
 // Lost is what a router that does not run has of a cluster whose majority is lost for good. It keeps the directory from everybody else until Close.
 type Lost struct {
 	// Cluster is the id of that cluster, and Router that of the router in it.
 	Cluster, Router string
-	// Index is up to where in the log the router has what the cluster agreed on.
-	Index uint64
+	// Term and Index are those of the last entry in the router's log, see raftstore.Salvaged.
+	Term, Index uint64
 	// Address is where the router was reached, and Members are all that the cluster had, each with its address.
 	Address string
 	Members []raftstore.Server
 	// Pipelines is how many there are.
 	Pipelines int
-	// Begun is set when a recovery was interrupted: Recover finishes it. Index, Members and Pipelines are not known then.
+	// Letters is set when the router has a copy of the dead letters.
+	Letters bool
+	// Begun is set when a recovery was interrupted: Recover finishes it. Term, Index, Members, Pipelines and Letters are not known then.
 	Begun bool
 	// Kept is where Recover leaves the old log.
 	Kept string
@@ -62,7 +64,7 @@ type recovery struct {
 	LetterMark []byte `json:"letterMark,omitempty"`
 }
 
-// OpenLost reads what the router of a data directory has. Nothing is changed before Recover. The error wraps ErrNoRouter for another directory, ErrNotLost for one that need only be started, is a *lock.HeldError while the router runs, and wraps what raftstore.Salvage
+// OpenLost reads what the router of a data directory has. Nothing but what each start mends is changed before Recover. The error wraps ErrNoRouter for another directory and for one that was never used, ErrNotLost for one that need only be started, is a *lock.HeldError while the router runs, and wraps what raftstore.Salvage
 // returns for what cannot be used.
 func OpenLost(ctx context.Context, dataDir string) (*Lost, error) {
 	if _, err := os.Stat(filepath.Join(dataDir, raftDir)); errors.Is(err, fs.ErrNotExist) {
@@ -96,17 +98,25 @@ func (l *Lost) open(ctx context.Context) error {
 		return err
 	}
 	l.machine = state.New()
-	if l.found, err = raftstore.Salvage(ctx, filepath.Join(l.dir, raftDir), l.machine); err != nil {
+	l.found, err = raftstore.Salvage(ctx, filepath.Join(l.dir, raftDir), l.machine)
+	if errors.Is(err, raftstore.ErrNothing) {
+		return fmt.Errorf("%w that was ever in use: %w", ErrNoRouter, err)
+	}
+	if err != nil {
 		return err
 	}
-	l.Cluster, l.Router, l.Index, l.Members = l.found.ClusterID, l.found.ServerID, l.found.Index, l.found.Members
-	l.Pipelines = len(l.machine.View().Pipelines)
+	l.Cluster, l.Router, l.Term, l.Index, l.Members = l.found.ClusterID, l.found.ServerID, l.found.Term, l.found.Index, l.found.Members
+	l.Pipelines, l.Letters = len(l.machine.View().Pipelines), letters.HasCopy(filepath.Join(l.dir, lettersDir))
+	voters, votes := 0, false
 	for _, m := range l.Members {
 		if m.ID == l.Router {
-			l.Address = m.Address
+			l.Address, votes = m.Address, m.Voter
+		}
+		if m.Voter {
+			voters++
 		}
 	}
-	if len(l.Members) == 1 && l.Address != "" {
+	if voters == 1 && votes {
 		return fmt.Errorf("%w than %s at %s", ErrNotLost, l.Router, l.Address)
 	}
 	if l.Address == "" {
@@ -124,17 +134,19 @@ func (l *Lost) Recover(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := letters.Leave(filepath.Join(l.dir, lettersDir), l.mark); err != nil {
-		return err
-	}
-	if _, err := os.Stat(made); err == nil {
+	// The letters come before the exchange, so they are done when that is. A directory that is in use again is not to be touched.
+	switch _, err := os.Stat(made); {
+	case err == nil:
+		if err := letters.Leave(filepath.Join(l.dir, lettersDir), l.mark); err != nil {
+			return err
+		}
 		if err := l.exchange(made); err != nil {
 			return fmt.Errorf("put the new log in the place of the old one: %w", err)
 		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	return os.Remove(filepath.Join(l.dir, recoveryFile))
+	return atomicfile.Remove(filepath.Join(l.dir, recoveryFile))
 }
 
 // refound makes the new log, in a place of its own.

@@ -100,17 +100,25 @@ func otherMode(have, want marker) error {
 }
 
 // writeMarker puts the file in place as a whole.
-func writeMarker(path string, m marker) (err error) {
+func writeMarker(path string, m marker) error {
 	b, err := json.Marshal(m)
-	if err != nil {
-		return err
+	if err == nil {
+		err = replaceFile(path, append(b, '\n'))
 	}
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, markerMode)
 	if err != nil {
 		return fmt.Errorf("write whose directory it is: %w", err)
 	}
-	_, err = f.Write(append(b, '\n'))
+	return nil
+}
+
+// replaceFile puts content in the place of a file, as a whole.
+func replaceFile(path string, content []byte) error {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, markerMode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -120,10 +128,7 @@ func writeMarker(path string, m marker) (err error) {
 	if err == nil {
 		err = syncDir(filepath.Dir(path))
 	}
-	if err != nil {
-		return fmt.Errorf("write whose directory it is: %w", err)
-	}
-	return nil
+	return err
 }
 
 func syncDir(dir string) error {

@@ -148,5 +148,5 @@ var SidecarFailpoints = Failpoints{binary: "conveyor-sidecar", edits: []overlay.
 	between("letter-before-stored", lettersOf, "", "		stored, err := u.control.StoreDeadLetters(ctx, letters)\n"),
 	between("letter-stored", lettersOf, "		stored, err := u.control.StoreDeadLetters(ctx, letters)\n", "		if ctx.Err()"),
 	between("state-before-rename", atomicFile, "	if err = errors.Join(err, out.Close()); err == nil {\n", ""),
-	between("state-renamed", atomicFile, "", "	dir, err := os.Open(filepath.Dir(path))\n"),
+	between("state-renamed", atomicFile, "", "	return syncDir(filepath.Dir(path))\n"),
 }}

@@ -50,7 +50,7 @@ func (unsyncedFile) Sync() error { return nil }
 var mutants = []mutant{
 	{
 		name: "the log is not synced",
-		Edit: overlay.Edit{File: "raftstore/logbolt.go", From: "		Path: path,\n", To: "		Path: path, NoSync: true,\n"},
+		Edit: overlay.Edit{File: "raftstore/boltfile.go", From: "Timeout: lockWait, NoFreelistSync: true,", To: "Timeout: lockWait, NoSync: true, NoFreelistSync: true,"},
 		pkg:  "./integration/chaos", run: "TestPowerLoss", args: []string{"-powercuts=10"},
 	},
 	{
@@ -94,7 +94,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "a watch that begins at a change leaves it out",
-		Edit: overlay.Edit{File: "router/internal/state/events.go", From: "all[at-1].Revision > revision {", To: "all[at-1].Revision > revision+1 {"},
+		Edit: overlay.Edit{File: "router/internal/state/events.go", From: "all[i].Revision > revision })", To: "all[i].Revision > revision+1 })"},
 		pkg:  "./integration/cluster", run: "TestCluster_RoutersThatMeet",
 	},
 	{
@@ -174,7 +174,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "a router may speak for another",
-		Edit: overlay.Edit{File: "router/internal/api/identity.go", From: "speaks && !caller.MayBe(number(id))", To: `speaks && id == "nobody"`},
+		Edit: overlay.Edit{File: "router/internal/api/identity.go", From: "speaks && !caller.MayBe(Number(id))", To: `speaks && id == "nobody"`},
 		pkg:  "./router", run: "TestTLS",
 	},
 }

@@ -50,6 +50,17 @@ func Rename(from, to string) error {
 	return nil
 }
 
+// Remove removes a file. When it returns without an error, a power loss does not bring it back.
+func Remove(path string) error {
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("remove %s: %w", path, err)
+	}
+	return nil
+}
+
 func syncDir(path string) error {
 	dir, err := os.Open(path)
 	if err != nil {

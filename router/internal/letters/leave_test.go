@@ -55,3 +55,35 @@ func TestLeave_ALostClustersLettersGoOnAtOneRouterAndWhatItLacksIsReported(t *te
 		t.Errorf("a new letter is %d", at)
 	}
 }
+
+func TestLeave_ARouterWithoutACopyReportsThatAllLettersAreLost(t *testing.T) {
+	r := newRouters(t)
+	for i := range 3 {
+		r.start(i)
+	}
+	for i := range 3 {
+		r.append(0, fmt.Sprint("shared-", i))
+	}
+	for _, stop := range r.stops {
+		stop()
+	}
+	if !letters.HasCopy(r.dirs[1]) {
+		t.Error("one of three routers has no copy")
+	}
+	dir := t.TempDir()
+	if letters.HasCopy(dir) {
+		t.Error("an empty directory has a copy")
+	}
+	for range 2 {
+		if err := letters.Leave(dir, r.shared.mark); err != nil {
+			t.Fatal(err)
+		}
+	}
+	alone := letters.New(dir, nil, r.logger())
+	defer run(t, alone)()
+	<-alone.Opened()
+	var lost *dlq.LostError
+	if n, err := alone.Count(t.Context()); n != 0 || !errors.As(err, &lost) || lost.Count != 3 {
+		t.Errorf("%d letters, %v", n, err)
+	}
+}
