@@ -27,8 +27,9 @@ letters of which this router has no copy. Sidecars take their stages anew, and
 records since the last checkpoint that it knows of are written again. The old
 log stays beside the new one.
 
-Start the router afterwards as before, and give it others with ` + "`conveyor cluster\nadd`" + `, with empty data directories: with what they hold the routers of the lost
-cluster never come back.`,
+Start the router afterwards as before, and give it others, which begin with
+empty data directories, by ` + "`conveyor cluster add`" + `: with what they hold the
+routers of the lost cluster never come back.`,
 		Example: `  conveyor cluster recover /var/lib/conveyor`,
 		Args:    exactlyOne("the data directory of a router"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
