@@ -96,8 +96,9 @@ func openLog(dir string, kind LogKind, fresh bool, ready func(first, last uint64
 	return log, path, err
 }
 
-// leaveBehind empties a log that ends before the snapshot of another server, or one that was restored, when what comes behind that is stored, and not before: then the snapshot is in place. What is
-// before a hole is of no use, and whoever looks through the log would look for all that is not there. A crash between the two leaves an empty log behind a snapshot, which is a log.
+// leaveBehind empties a log that ends before the snapshot of another server, or one that was restored, when what comes behind that is stored, and not before: then the
+// snapshot is in place. What is before a hole is of no use, and whoever looks through the log would look for all that is not there. A crash between the two leaves an empty
+// log behind a snapshot, which is a log.
 func leaveBehind(log raft.LogStore, next uint64) error {
 	last, err := log.LastIndex()
 	if err != nil {

@@ -2,7 +2,6 @@ package raftstore
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,8 +15,8 @@ import (
 type Salvaged struct {
 	// ClusterID and ServerID are those of the directory, and ServerName is what the id has of Config.ServerName.
 	ClusterID, ServerID, ServerName string
-	// Term and Index are those of the last entry in the log. Of several servers the one of the highest term has all that was acknowledged and that any of them has, and among those of one term the
-	// one of the highest index.
+	// Term and Index are those of the last entry in the log. Of several servers the one of the highest term has all that was acknowledged and that any of them has, and among
+	// those of one term the one of the highest index.
 	Term, Index uint64
 	// Beyond is an index that the cluster has never come to: behind it Refound goes on.
 	Beyond uint64
@@ -27,12 +26,13 @@ type Salvaged struct {
 	Log LogKind
 }
 
-// refoundGap is how far behind the last index that is known a cluster is taken to have come. Those that were lost may have come further, and no index may be given twice: it tells one state of
-// a resource, or one owner, from another. A thousand commands a second take twelve days for so many.
+// refoundGap is how far behind the last index that is known a cluster is taken to have come. Those that were lost may have come further, and no index may be given twice:
+// it tells one state of a resource, or one owner, from another. A thousand commands a second take twelve days for so many.
 const refoundGap = 1 << 30
 
-// Salvage gives machine, which must be empty, the state that the server of dir has, and changes nothing there but what each start mends. It is for what is left of a cluster whose majority is lost for good, as the
-// ground for Refound: all of the log is applied, also what the server does not know to be committed, since nobody is left who knows better. What only others had is not in it.
+// Salvage gives machine, which must be empty, the state that the server of dir has, and changes nothing there but what each start mends. It is for what is left of a
+// cluster whose majority is lost for good, as the ground for Refound: all of the log is applied, also what the server does not know to be committed, since nobody is left
+// who knows better. What only others had is not in it.
 //
 // The directory must not be in use, or the error wraps ErrInUse. What is damaged is refused with a *DamagedError, and a command that the machine does not know with a *HaltedError: what comes
 // behind them would be put on a state that never was. ctx ends it between two commands. The machine is to be thrown away after an error.
@@ -127,9 +127,10 @@ func (found *Salvaged) replay(ctx context.Context, log persistent, machine State
 	return members, nil
 }
 
-// Refound founds a cluster of one in cfg.Dir, which must be empty or missing, from what Salvage found: its state is that of machine, which the caller may have changed since and which is restored from it, and its indexes go on far behind all that
-// the lost cluster can have given. Its id is another one, as is that of the server: those of the lost cluster are no members, whatever they have and should they come back. cfg.Peers must be empty; the
-// directory can be opened with peers later, and given other members. It blocks until all is on stable storage. After an error, or a crash on the way, the directory is of no use: empty it and try again.
+// Refound founds a cluster of one in cfg.Dir, which must be empty or missing, from what Salvage found: its state is that of machine, which the caller may have changed since
+// and which is restored from it, and its indexes go on far behind all that the lost cluster can have given. Its id is another one, as is that of the server: those of the
+// lost cluster are no members, whatever they have and should they come back. cfg.Peers must be empty; the directory can be opened with peers later, and given other members.
+// It blocks until all is on stable storage, with the state in memory twice. After an error, or a crash on the way, the directory is of no use: empty it and try again.
 func Refound(ctx context.Context, cfg Config, from Salvaged, machine StateMachine) error {
 	if err := refound(ctx, cfg, from.Beyond, machine); err != nil {
 		return fmt.Errorf("found a cluster in %s: %w", cfg.Dir, err)
@@ -168,23 +169,4 @@ func refound(ctx context.Context, cfg Config, beyond uint64, machine StateMachin
 		return err
 	}
 	return s.Restore(ctx, &written)
-}
-
-// awaitLead returns when the store leads.
-func (s *Store) awaitLead(ctx context.Context) error {
-	waiting, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() { // ends with waiting
-		select {
-		case <-s.Failed():
-			cancel()
-		case <-waiting.Done():
-		}
-	}()
-	for lead := range s.LeadershipChanges(waiting) {
-		if lead.Leader {
-			return nil
-		}
-	}
-	return cmp.Or(s.Err(), context.Cause(ctx), ErrClosed)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -58,9 +57,6 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// barrierAgain is how long a leader waits that could not bring its machine up to date.
-const barrierAgain = 50 * time.Millisecond
-
 // Peer is a server to meet.
 type Peer struct {
 	// ServerName is what that server has in its Config.
@@ -88,14 +84,6 @@ type Result struct {
 	Index uint64
 	// Value that the state machine returned.
 	Value any
-}
-
-// Leadership says whether this node leads, and in which term.
-type Leadership struct {
-	// Leader is set once all commands of earlier terms are applied here.
-	Leader bool
-	// Term of the leadership; 0 when Leader is false.
-	Term uint64
 }
 
 // Server is one member of the cluster.
@@ -391,77 +379,6 @@ func (s *Store) usable() error {
 func (s *Store) Leader() string {
 	_, id := s.raft.LeaderWithID()
 	return string(id)
-}
-
-// Leadership says whether this node leads now.
-func (s *Store) Leadership() Leadership {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.lead
-}
-
-// LeadershipChanges yields the present leadership and then each change, the newest only when several happened meanwhile. It ends with ctx and with the store.
-func (s *Store) LeadershipChanges(ctx context.Context) iter.Seq[Leadership] {
-	return func(yield func(Leadership) bool) {
-		for {
-			s.mu.Lock()
-			lead, changed := s.lead, s.changed
-			s.mu.Unlock()
-			if !yield(lead) {
-				return
-			}
-			for s.Leadership() == lead {
-				select {
-				case <-ctx.Done():
-					return
-				case <-s.closing:
-					return
-				case <-changed:
-				}
-				s.mu.Lock()
-				changed = s.changed
-				s.mu.Unlock()
-			}
-		}
-	}
-}
-
-func (s *Store) setLeadership(l Leadership) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.lead == l {
-		return
-	}
-	s.lead = l
-	close(s.changed)
-	s.changed = make(chan struct{})
-}
-
-// watchLeadership must always be ready to receive: raft blocks on the channel.
-func (s *Store) watchLeadership() {
-	var again <-chan time.Time
-	for {
-		var leads bool
-		select {
-		case <-s.closing:
-			return
-		case leads = <-s.notify:
-		case <-again:
-			leads = s.raft.State() == raft.Leader
-		}
-		again = nil
-		if !leads {
-			s.setLeadership(Leadership{})
-			continue
-		}
-		term := s.raft.CurrentTerm()
-		if s.await(context.Background(), s.raft.Barrier(0)) == nil && s.raft.CurrentTerm() == term {
-			s.setLeadership(Leadership{Leader: true, Term: term})
-		} else {
-			// Raft refuses it also while an earlier hand-over has not ended, and leads all the same.
-			again = time.After(barrierAgain)
-		}
-	}
 }
 
 // AppliedIndex is the log index of the last command that the machine has applied.

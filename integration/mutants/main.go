@@ -76,7 +76,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "a leader whose barrier was refused forgets that it leads",
-		Edit: overlay.Edit{File: "raftstore/store.go", From: "again = time.After(barrierAgain)", To: "again = nil"},
+		Edit: overlay.Edit{File: "raftstore/leadership.go", From: "again = time.After(barrierAgain)", To: "again = nil"},
 		pkg:  "./raftstore", run: "TestLeadership_",
 	},
 	{
