@@ -54,8 +54,8 @@ func openMark(ctx context.Context, cfg *Config) (w *watermark, found bool, err e
 	return w, b != nil, nil
 }
 
-// AdoptMark makes what a Mark has saved the mark of a store whose Config.Dir is dir, in place of the one that is there: the letters of a cluster go on at one server. No store must be open in dir. When it returns without an
-// error the mark is on stable storage; otherwise the one before is there still.
+// AdoptMark makes what a Mark has saved the mark of a store whose Config.Dir is dir, in place of the one that is there: the letters of a cluster go on at one server. No
+// store must be open in dir. When it returns without an error the mark is on stable storage; otherwise the one before is there still.
 func AdoptMark(dir string, mark []byte) error {
 	var state markState
 	if err := json.Unmarshal(mark, &state); err != nil {

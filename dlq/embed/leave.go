@@ -21,9 +21,10 @@ const (
 	leftDir = "replication.left"
 )
 
-// Leave makes the directory of a server of a cluster that of a server that is alone, which has the streams as this one had its copies of them. What only the others had is not in them, nor is what this server was told of
-// and had not yet taken into the streams when it ended: that stays in the directory replication.left, which no server reads. It is for what is left of a cluster that is lost; to its other servers, should they come back,
-// this one is gone. No server must use the directory. After an error or a crash it can be called again, and it does nothing to a directory that belongs to a server that is alone.
+// Leave makes the directory of a server of a cluster that of a server that is alone, which has the streams as this one had its copies of them. What only the others had
+// is not in them, nor is what this server was told of and had not yet taken into the streams when it ended: that stays in the directory replication.left, which no server
+// reads. It is for what is left of a cluster that is lost; to its other servers, should they come back, this one is gone. No server must use the directory. After an error
+// or a crash it can be called again, and it does nothing to a directory that belongs to a server that is alone.
 func Leave(dir string) error {
 	if err := leave(dir); err != nil {
 		return fmt.Errorf("make %s the directory of a server that is alone: %w", dir, err)
