@@ -70,7 +70,7 @@ routers of the lost cluster never come back.`,
 
 func describeLost(w io.Writer, lost *router.Lost) {
 	if lost.Begun {
-		say(w, "a recovery of router %s of cluster %s was interrupted, and goes on", lost.Router, lost.Cluster)
+		say(w, "a recovery of router %s of cluster %s was interrupted, and is to be finished", lost.Router, lost.Cluster)
 		return
 	}
 	say(w, "router %s has cluster %s up to term %d, index %d, with %s", lost.Router, lost.Cluster, lost.Term, lost.Index, plural(lost.Pipelines, "pipeline"))

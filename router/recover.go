@@ -53,7 +53,7 @@ type Lost struct {
 	lock    *lock.Lock
 	found   raftstore.Salvaged
 	machine *state.Machine
-	mark    []byte // of the letters, of a recovery that was interrupted
+	mark    []byte // of the letters, once the state has left its cluster
 }
 
 // recovery is what recoveryFile has.
@@ -64,8 +64,9 @@ type recovery struct {
 	LetterMark []byte `json:"letterMark,omitempty"`
 }
 
-// OpenLost reads what the router of a data directory has. Nothing but what each start mends is changed before Recover. The error wraps ErrNoRouter for another directory and for one that was never used, ErrNotLost for one that need only be started, is a *lock.HeldError while the router runs, and wraps what raftstore.Salvage
-// returns for what cannot be used.
+// OpenLost reads what the router of a data directory has. Nothing but what each start mends is changed before Recover. The error wraps ErrNoRouter for another directory and
+// for one that was never used, and ErrNotLost for one that need only be started; it is a *lock.HeldError while the router runs, and wraps what raftstore.Salvage returns for
+// what cannot be used.
 func OpenLost(ctx context.Context, dataDir string) (*Lost, error) {
 	if _, err := os.Stat(filepath.Join(dataDir, raftDir)); errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Stat(filepath.Join(dataDir, recoveryFile)); err != nil {
@@ -125,8 +126,8 @@ func (l *Lost) open(ctx context.Context) error {
 	return letters.CheckLeave(filepath.Join(l.dir, lettersDir))
 }
 
-// Recover makes the router the only one of a new cluster that has what it has. The log of the old one stays in Kept. After an error or a crash it is to be called again, on what OpenLost returns then, before the router can start. What only the
-// others had is gone, and they have no place in the new cluster with what they hold.
+// Recover makes the router the only one of a new cluster that has what it has. The log of the old one stays in Kept. After an error or a crash it is to be called again, on
+// what OpenLost returns then, before the router can start. What only the others had is gone, and they have no place in the new cluster with what they hold.
 func (l *Lost) Recover(ctx context.Context) error {
 	made := filepath.Join(l.dir, recoveredDir)
 	if !l.Begun {

@@ -31,8 +31,9 @@ func HasCopy(dir string) bool {
 	return err == nil && len(found) > 0
 }
 
-// Leave makes the dead letters in dir, as one router of a cluster has them, those of a router that is alone; no router must run there. mark is the high-water mark that the cluster had, nil for none: letters that it tells
-// of and that are not in dir, which may be all of them, are reported as lost when the store is opened. After a crash it can be called again, and it does nothing where there are no letters of a cluster.
+// Leave makes the dead letters in dir, as one router of a cluster has them, those of a router that is alone; no router must run there. mark is the high-water mark that the
+// cluster had, nil for none: letters that it tells of and that are not in dir, which may be all of them, are reported as lost when the store is opened. After a crash it can
+// be called again, and it does nothing where there are no letters of a cluster.
 func Leave(dir string, mark []byte) error {
 	if err := CheckLeave(dir); err != nil {
 		return err

@@ -179,9 +179,9 @@ func (m *Machine) dispatch(index uint64, c *statepb.Command) any {
 	}
 }
 
-// LeaveCluster makes it the state of no cluster, for one that is to be founded from it: the next Found gives it its cluster. It is the state at index beyond then, to which the old one has never come: who watched that
-// may have heard of what is not in this state, and lists again. What only the old one had is forgotten, its routers and the high-water mark of their dead letters, which is returned, nil for none. It is for a state that
-// no log changes any more.
+// LeaveCluster makes it the state of no cluster, for one that is to be founded from it: the next Found gives it its cluster. It is the state at index beyond then, to which
+// the old one has never come: who watched that may have heard of what is not in this state, and lists again. What only the old one had is forgotten, its routers and the
+// high-water mark of their dead letters, which is returned, nil for none. It is for a state that no log changes any more.
 func (m *Machine) LeaveCluster(beyond uint64) (letterMark []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
