@@ -124,6 +124,28 @@ func TestCluster_LargeCommandsReachEveryServer(t *testing.T) {
 	}
 }
 
+// Whoever is left when a majority is lost has often led it, and is the one that is asked.
+func TestCluster_ALeaderThatLosesItsMajorityKnowsHowOldItsReadsAre(t *testing.T) {
+	c := cluster(t, func(_ int, cfg *raftstore.Config) { cfg.Timeouts = patient })
+	c.write("before")
+	leader := c.Leader()
+	lead := c.Store(leader)
+	began := time.Now()
+	if _, err := lead.Propose(t.Context(), []byte("last")); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range others(leader) {
+		c.Stop(n)
+	}
+	stopped := time.Now()
+	c.Eventually("it leads no more", func() bool { return !lead.Leadership().Leader })
+	least := time.Since(stopped)
+	got := lead.StaleRead()
+	if most := time.Since(began); !got.Known || got.Age < least || got.Age > most {
+		t.Errorf("a majority was there last %v to %v ago, and its reads are said to be %+v", least, most, got)
+	}
+}
+
 func TestCluster_AMinorityAcknowledgesAndServesNothing(t *testing.T) {
 	eachLog(t, clusterAMinorityAcknowledgesAndServesNothing)
 }

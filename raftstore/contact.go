@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -55,4 +56,27 @@ func (c *contacts) followed(term uint64, began time.Time, voters []raft.ServerID
 		}
 	}
 	return n > len(voters)/2, c.changed
+}
+
+// last is the newest time at which a majority of the voters, self always, is known to have followed in a term; the zero time when that is not known.
+func (c *contacts) last(term uint64, voters []raft.ServerID, self raft.ServerID) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.term != term {
+		return time.Time{}
+	}
+	var sent []time.Time
+	need := len(voters)/2 + 1
+	for _, id := range voters {
+		if id == self {
+			need--
+		} else {
+			sent = append(sent, c.sent[id])
+		}
+	}
+	if need == 0 || need > len(sent) {
+		return time.Time{}
+	}
+	slices.SortFunc(sent, func(a, b time.Time) int { return b.Compare(a) })
+	return sent[need-1]
 }

@@ -53,6 +53,9 @@ func TestContacts_FollowedIsAMajorityThatAnsweredWhatWasSentLater(t *testing.T) 
 			if got, _ := c.followed(term, at(began), voters, "a"); got != (n > len(voters)/2) {
 				t.Fatalf("seed %d: of %v, after %d ms in term %d: %v, with the answers %v", seed, voters, began, term, got, answers)
 			}
+			if last := c.last(term, voters, "a"); len(voters) > 1 && !last.Before(at(began)) != (n > len(voters)/2) {
+				t.Fatalf("seed %d: of %v, a majority followed last after %v in term %d, with the answers %v", seed, voters, last.Sub(start), term, answers)
+			}
 		}
 	}
 }

@@ -79,6 +79,7 @@ func (s *Store) watchLeadership() {
 		}
 		again = nil
 		if !leads {
+			s.noteLed()
 			s.setLeadership(Leadership{})
 			continue
 		}
@@ -89,6 +90,21 @@ func (s *Store) watchLeadership() {
 			// Raft refuses it also while an earlier hand-over has not ended, and leads all the same.
 			again = time.After(barrierAgain)
 		}
+	}
+}
+
+// noteLed remembers how far this node had come when a majority followed it last: until then nobody else can have committed anything.
+func (s *Store) noteLed() {
+	lead := s.Leadership()
+	if !lead.Leader {
+		return
+	}
+	voters, err := s.voters()
+	if err != nil {
+		return // raft ends
+	}
+	if at := s.trans.heard.last(lead.Term, voters, raft.ServerID(s.ServerID())); !at.IsZero() {
+		s.server.heard.led(s.raft.CommitIndex(), s.raft.AppliedIndex(), at)
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 type Staleness struct {
 	// AppliedIndex is how far the log is applied here.
 	AppliedIndex uint64
-	// Known is false while this node has not caught up with a leader since it was opened; Age means nothing then.
+	// Known is false while this node has neither caught up with a leader nor led since it was opened; Age means nothing then.
 	Known bool
 	// Age is how long ago everything that the leader had committed was applied here; 0 on the leader.
 	Age time.Duration
@@ -28,7 +28,7 @@ func (s *Store) StaleRead() Staleness {
 	return out
 }
 
-// heard remembers what leaders said of how far they had committed, and when this node had come as far. That a leader was heard says little by itself: one that begins
+// heard remembers what leaders, this node among them, said of how far they had committed, and when this node had come as far. That a leader was heard says little by itself: one that begins
 // anew sends heartbeats long before it sends what was missed.
 type heard struct {
 	mu     sync.Mutex
@@ -43,6 +43,16 @@ func (h *heard) take(commit, applied uint64, now time.Time) {
 	defer h.mu.Unlock()
 	h.update(applied)
 	h.commit, h.at = commit, now
+}
+
+// led notes how far this node had committed when it led last; what a leader after it has said is newer.
+func (h *heard) led(commit, applied uint64, at time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.update(applied)
+	if at.After(h.at) {
+		h.commit, h.at = commit, at
+	}
 }
 
 func (h *heard) update(applied uint64) {

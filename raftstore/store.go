@@ -334,15 +334,9 @@ func (s *Store) Read(ctx context.Context) error {
 
 // awaitFollowers waits until a majority is known to have followed at some time after began.
 func (s *Store) awaitFollowers(ctx context.Context, lead Leadership, began time.Time) error {
-	servers, err := s.Servers()
+	voters, err := s.voters()
 	if err != nil {
 		return err
-	}
-	var voters []raft.ServerID
-	for _, server := range servers {
-		if server.Voter {
-			voters = append(voters, raft.ServerID(server.ID))
-		}
 	}
 	for {
 		s.mu.Lock()
@@ -364,6 +358,16 @@ func (s *Store) awaitFollowers(ctx context.Context, lead Leadership, began time.
 			return fmt.Errorf("%w: verify leadership: %w", ErrNotLeader, context.Cause(ctx))
 		}
 	}
+}
+
+func (s *Store) voters() (ids []raft.ServerID, err error) {
+	servers, err := s.Servers()
+	for _, server := range servers {
+		if server.Voter {
+			ids = append(ids, raft.ServerID(server.ID))
+		}
+	}
+	return ids, err
 }
 
 func (s *Store) usable() error {
