@@ -41,7 +41,8 @@ type Cluster struct {
 	// Listen is the address of the route port, host:port, at which the other servers are accepted. An empty host means all addresses.
 	Listen string
 	// Routes are the addresses at which all servers of the cluster are reached, host:port, this one included. Names are looked up whenever a route is dialled. A cluster
-	// that is new begins when as many servers as these have met, so that servers that lost their disks do not begin anew without the one that has not.
+	// that is new begins when as many servers as these have met, so that servers that lost their disks do not begin anew without the one that has not;
+	// see Server.Founded.
 	Routes []string
 	// TLS is used in both directions: it must hold a certificate, and check that of the other side. Nil means plaintext, which is for loopback only: other addresses
 	// are refused then. Servers that are dialled must carry the host name of their route.

@@ -279,7 +279,7 @@ func TestCluster_ServersThatLostTheirDisksDoNotBeginWithoutTheOthers(t *testing.
 	start := func(i int, name, dir string) *embed.Server {
 		return open(t, embed.Config{Dir: dir, ServerName: name, MaxStoreBytes: 1 << 30, Cluster: &embed.Cluster{Name: "c", Listen: routes[i], Routes: routes}})
 	}
-	kept := t.TempDir()
+	kept := t.TempDir() // of the third
 	servers := []*embed.Server{start(0, "1-a", t.TempDir()), start(1, "2-a", t.TempDir()), start(2, "3-a", kept)}
 	var js jetstream.JetStream
 	await(t, func() (err error) {
@@ -312,7 +312,8 @@ func TestCluster_ServersThatLostTheirDisksDoNotBeginWithoutTheOthers(t *testing.
 			t.Fatal(err)
 		}
 	}
-	lost := []*embed.Server{start(0, "1-b", t.TempDir()), start(1, "2-b", t.TempDir())}
+	lostDir := t.TempDir()
+	lost := []*embed.Server{start(0, "1-b", t.TempDir()), start(1, "2-b", lostDir)}
 	never := func() {
 		t.Helper()
 		deadline := time.Now().Add(6 * time.Second)
@@ -327,6 +328,18 @@ func TestCluster_ServersThatLostTheirDisksDoNotBeginWithoutTheOthers(t *testing.
 	}
 	never()
 	third := start(2, "3-a", kept)
+	never()
+	if !third.Founded() || lost[0].Founded() {
+		t.Errorf("founded, says the one that has its disk: %t, and one that lost it: %t", third.Founded(), lost[0].Founded())
+	}
+	// Nor with other routes, by which only those that never agreed on anything count again.
+	for _, s := range append(lost, third) {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	third = open(t, embed.Config{Dir: kept, ServerName: "3-a", MaxStoreBytes: 1 << 30, Cluster: &embed.Cluster{Name: "c", Listen: routes[2], Routes: routes[1:]}})
+	lost = []*embed.Server{start(1, "2-b", lostDir), third}
 	never()
 	if err := third.Close(); err != nil {
 		t.Fatal(err)

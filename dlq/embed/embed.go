@@ -55,6 +55,7 @@ type Config struct {
 // Server is a running server. Its methods may be called concurrently.
 type Server struct {
 	ns       *server.Server
+	dir      string
 	log      *natsLogger
 	maxStore int64
 	secrets  *secrets // nil outside of a cluster
@@ -99,7 +100,7 @@ func Open(cfg Config) (*Server, error) {
 	}
 	ns.SetLoggerV2(log, false, false, false)
 
-	s := &Server{ns: ns, log: log, maxStore: cfg.MaxStoreBytes, secrets: keys, closing: make(chan struct{})}
+	s := &Server{ns: ns, dir: dir, log: log, maxStore: cfg.MaxStoreBytes, secrets: keys, closing: make(chan struct{})}
 	ns.Start()
 	s.watch.Go(func() {
 		ns.WaitForShutdown()
@@ -132,7 +133,10 @@ func prepare(cfg *Config, dir string) (*server.Options, *secrets, error) {
 	if err := cfg.Cluster.apply(opts, keys); err != nil {
 		return nil, nil, err
 	}
-	return opts, keys, mark(dir, marker{Mode: modeCluster, Cluster: cfg.Cluster.Name, Server: cfg.ServerName})
+	if err := mark(dir, marker{Mode: modeCluster, Cluster: cfg.Cluster.Name, Server: cfg.ServerName}); err != nil {
+		return nil, nil, err
+	}
+	return opts, keys, countAnew(dir)
 }
 
 func options(cfg *Config, dir string) *server.Options {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/conveyor-etl/conveyor/dlq"
@@ -106,7 +107,8 @@ func (s *Store) openServer(ctx context.Context) (*embed.Server, map[string]strin
 	}
 }
 
-// moved reports whether a member is not any more where the server was told. Members that come or go are no reason for a new server: they find those that are there.
+// moved reports whether a member is not any more where the server was told. Members that come or go are no reason for a new server, once it has met
+// those that were there: they find it.
 func (s *Store) moved(routes map[string]string) bool {
 	now, ok := s.cluster.Routes()
 	for name, address := range now {
@@ -130,10 +132,13 @@ func (s *Store) serveCluster(ctx context.Context, server *embed.Server, routes m
 		room := s.cluster.Least()
 		store, hangUp, err := s.openShared(leading, server, room)
 		if err != nil {
+			if !server.Founded() {
+				err = fmt.Errorf("the servers of routers %s have not all met yet, as they must the first time: %w", strings.Join(slices.Sorted(maps.Keys(routes)), ", "), err)
+			}
 			s.set(nil, err)
 			// Right after a start the servers elect, which is no news.
 			s.log.Debug("dead-letter store cannot be opened yet", "err", err, "again", retry)
-			if s.moved(routes) || !pause(ctx, retry) {
+			if s.useless(server, routes) || !pause(ctx, retry) {
 				return
 			}
 			retry = min(2*retry, lastRetry/10)
@@ -182,7 +187,17 @@ func (s *Store) useless(server *embed.Server, routes map[string]string) bool {
 		s.log.Info("dead-letter server is started again, for another one is at another address now")
 		return true
 	}
+	if s.others(routes) && !server.Founded() {
+		s.log.Info("dead-letter server is started again, for it has never met all of those that it began with, and the members are others now")
+		return true
+	}
 	return false
+}
+
+// others reports whether the members are not those that the server was told.
+func (s *Store) others(routes map[string]string) bool {
+	now, ok := s.cluster.Routes()
+	return ok && !maps.Equal(now, routes)
 }
 
 // awaitLeading waits until this router leads; false when ctx ended, or another server is needed, before.

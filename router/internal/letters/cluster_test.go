@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -71,8 +72,10 @@ type routers struct {
 	rooms  [3]int64
 	routes []string
 	names  []string
-	stores [3]*letters.Store
-	stops  [3]func()
+	// members are the addresses of those that belong to the cluster.
+	members atomic.Pointer[map[string]string]
+	stores  [3]*letters.Store
+	stops   [3]func()
 }
 
 func newRouters(t *testing.T) *routers {
@@ -83,9 +86,19 @@ func newRouters(t *testing.T) *routers {
 	for i := range 3 {
 		r.names, r.dirs[i] = append(r.names, fmt.Sprintf("%d-first", i+1)), t.TempDir()
 	}
+	r.setMembers(r.names...)
 	r.shared.lead(0)
 	t.Cleanup(func() { r.shared.end() })
 	return r
+}
+
+// setMembers takes names in the order of the routes.
+func (r *routers) setMembers(names ...string) {
+	members := map[string]string{}
+	for i, name := range names {
+		members[name] = r.routes[i]
+	}
+	r.members.Store(&members)
 }
 
 func (r *routers) logger() *slog.Logger {
@@ -99,7 +112,7 @@ func (r *routers) start(i int) {
 	s := letters.New(r.dirs[i], &letters.Cluster{
 		Name: func() string { return "test" }, ServerName: r.names[i], Listen: r.routes[i],
 		Routes: func() (map[string]string, bool) {
-			return map[string]string{r.names[0]: r.routes[0], r.names[1]: r.routes[1], r.names[2]: r.routes[2]}, true
+			return *r.members.Load(), true
 		},
 		Room: r.rooms[i], Least: func() int64 { return r.shared.least.Load() },
 		Leading: func() (context.Context, bool) {
@@ -262,6 +275,31 @@ func TestCluster_ARouterWithMoreRoomThanTheOthersKeepsNoMoreThanTheyCan(t *testi
 	r.shared.least.Store(less)
 	limit(less)
 	r.append(2, "b")
+}
+
+func TestCluster_ARouterThatWasLostBeforeTheServersMetIsReplaced(t *testing.T) {
+	t.Parallel()
+	r := newRouters(t)
+	for i := range 2 {
+		r.start(i)
+		await(t, func() error { // with three of them
+			_, err := os.Stat(filepath.Join(r.dirs[i], "cluster", "jetstream", "SYS", "_js_", "_meta_", "peers.idx"))
+			return err
+		})
+	}
+	await(t, func() error {
+		if _, err := r.stores[0].Status(t.Context()); err == nil || !strings.Contains(err.Error(), "have not all met yet") {
+			return fmt.Errorf("letters without the third: %w", err)
+		}
+		return nil
+	})
+	r.setMembers(r.names[:2]...)
+	await(t, func() error { return r.stores[0].Forget(t.Context(), r.names[2]) })
+	r.names[2], r.dirs[2] = "3-second", t.TempDir()
+	r.setMembers(r.names...)
+	r.start(2)
+	r.append(0, "a")
+	await(t, func() error { return r.stores[0].Complete(t.Context(), r.names) })
 }
 
 func TestStore_WhoeverReadsLettersWaitsUntilTheyAreOpen(t *testing.T) {
