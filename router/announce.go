@@ -79,8 +79,13 @@ func (r *Router) correctAddress(ctx context.Context) error {
 
 // announce tells the leader of this router, unless it knows already.
 func (r *Router) announce(ctx context.Context) error {
+	fingerprint, err := r.machine.Fingerprint()
+	if err != nil {
+		return err
+	}
 	own := &statepb.Router{
 		ServerId: r.store.ServerID(), LettersAddress: r.lettersAddress(), LettersBytes: uint64(r.lettersRoom), Version: version.Get().Version, FeatureLevel: state.FeatureLevel,
+		Fingerprint: fingerprint,
 	}
 	if proto.Equal(r.machine.View().Routers[own.GetServerId()], own) {
 		return nil
@@ -103,6 +108,7 @@ func (r *Router) announce(ctx context.Context) error {
 	_, err = controlv1.NewRouterServiceClient(conn).Announce(ctx, &controlv1.AnnounceRequest{
 		ServerId: own.GetServerId(), LettersAddress: own.GetLettersAddress(), Version: own.GetVersion(), FeatureLevel: own.GetFeatureLevel(),
 		LettersBytes: own.GetLettersBytes(),
+		Fingerprint:  &controlv1.StateFingerprint{Index: fingerprint.GetIndex(), Sum: fingerprint.GetSum(), Build: fingerprint.GetBuild()},
 	})
 	if err != nil {
 		return fmt.Errorf("announce this router to router %s: %w", leader.id, err)

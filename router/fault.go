@@ -13,6 +13,8 @@ type Code string
 const (
 	// CodeDamaged: the state on disk is not what was written. To start again does not help.
 	CodeDamaged Code = "RAFT_DAMAGED"
+	// CodeDiverged: the state is not that of the other routers. To start again does not help.
+	CodeDiverged Code = "STATE_DIVERGED"
 	// CodeDiskFailed: the disk refused a write, as a full one does.
 	CodeDiskFailed Code = "DISK_FAILED"
 	// CodeDiskHangs: a write of the disk did not end.
@@ -24,6 +26,8 @@ func CodeOf(err error) Code {
 	switch {
 	case errors.Is(err, raftstore.ErrDamaged):
 		return CodeDamaged
+	case errors.Is(err, ErrDiverged):
+		return CodeDiverged
 	case errors.Is(err, raftstore.ErrDiskHangs):
 		return CodeDiskHangs
 	case errors.Is(err, raftstore.ErrDiskFailed):

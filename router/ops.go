@@ -69,6 +69,7 @@ func (r *Router) registerMetrics() error {
 			return 0
 		}),
 		gauge("conveyor_router_applied_index", "Log index of the last command applied.", func() float64 { return float64(r.machine.Index()) }),
+		gauge("conveyor_router_states_differ", "Routers whose state is not that of others after the same commands, as far as this one has heard.", func() float64 { return float64(len(r.divergences())) }),
 		gauge("conveyor_router_disk_low", "1 while too little disk is free for anything to be changed.", func() float64 {
 			if r.store.LowDisk() != nil {
 				return 1

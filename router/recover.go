@@ -98,6 +98,9 @@ func (l *Lost) open(ctx context.Context) error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	if err := checkDiverged(l.dir); err != nil {
+		return err
+	}
 	l.machine = state.New()
 	l.found, err = raftstore.Salvage(ctx, filepath.Join(l.dir, raftDir), l.machine)
 	if errors.Is(err, raftstore.ErrNothing) {

@@ -24,6 +24,7 @@ import (
 	"github.com/conveyor-etl/conveyor/internal/logging"
 	"github.com/conveyor-etl/conveyor/internal/ops"
 	"github.com/conveyor-etl/conveyor/internal/rpc"
+	"github.com/conveyor-etl/conveyor/internal/version"
 	"github.com/conveyor-etl/conveyor/raftstore"
 	"github.com/conveyor-etl/conveyor/router/internal/api"
 	"github.com/conveyor-etl/conveyor/router/internal/control"
@@ -175,6 +176,7 @@ func (r *Router) Run(ctx context.Context) error {
 		lifecycle.Component{Name: "dead letters", Start: r.makeLetters, Run: background(func(ctx context.Context) { r.letters.Run(ctx) }), StopTimeout: time.Minute},
 		lifecycle.Component{Name: "replays", Start: r.makeBroker, Run: background(func(ctx context.Context) { r.broker.Run(ctx) })},
 		lifecycle.Component{Name: "routers", Run: r.tendRouters},
+		lifecycle.Component{Name: "states", Run: r.compareStates},
 		lifecycle.Component{Name: "membership", Run: r.watchRemoval},
 		lifecycle.Component{Name: "certificates", Run: r.watchCerts},
 		lifecycle.Component{Name: "API", Start: r.makeServer, Run: r.serve, StopTimeout: 2 * drainCalls},
@@ -195,7 +197,7 @@ func (r *Router) openDir(context.Context) (err error) {
 	if r.lock, err = lock.Acquire(r.cfg.DataDir); err != nil {
 		return err
 	}
-	if err := checkRecovered(r.cfg.DataDir); err != nil {
+	if err := errors.Join(checkRecovered(r.cfg.DataDir), checkDiverged(r.cfg.DataDir)); err != nil {
 		return errors.Join(err, r.lock.Close())
 	}
 	return nil
@@ -218,6 +220,9 @@ func (r *Router) openRaft(ctx context.Context) (err error) {
 		}
 	}
 	r.machine = state.New()
+	if len(r.cfg.Peers) > 1 {
+		r.machine.WantFingerprints(fmt.Sprintf("%s, level %d", version.String(), state.FeatureLevel))
+	}
 	r.store, err = raftstore.Open(ctx, cfg, r.machine)
 	if other := (*raftstore.OtherLogError)(nil); errors.As(err, &other) {
 		return fmt.Errorf("RAFT_LOG: %w", err)

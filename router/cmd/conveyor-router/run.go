@@ -77,7 +77,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 
 func exitOf(err error) int {
 	switch router.CodeOf(err) {
-	case router.CodeDamaged:
+	case router.CodeDamaged, router.CodeDiverged:
 		return exitDamaged
 	case router.CodeDiskFailed, router.CodeDiskHangs:
 		return exitDisk

@@ -16,6 +16,7 @@ import (
 	"github.com/conveyor-etl/conveyor/internal/version"
 	controlv1 "github.com/conveyor-etl/conveyor/protos/conveyor/control/v1"
 	"github.com/conveyor-etl/conveyor/raftstore"
+	"github.com/conveyor-etl/conveyor/router/internal/state"
 )
 
 const (
@@ -60,6 +61,10 @@ func (a *admin) GetCluster(ctx context.Context, req *controlv1.GetClusterRequest
 	if staleness == nil {
 		a.askMembers(ctx, resp.GetServers())
 	}
+	ids := serverIDs(members.Servers)
+	for id, d := range view.Divergences(ids) {
+		resp.GetServers()[slices.Index(ids, id)].Problem = divergence(d) // whether it answers or not
+	}
 	if _, leads := a.Controller.Leading(); !leads {
 		resp.DeadLettersUnknown = true
 		return resp, nil
@@ -76,11 +81,15 @@ func (a *admin) GetCluster(ctx context.Context, req *controlv1.GetClusterRequest
 func (a *admin) lettersComplete(ctx context.Context, members []raftstore.Server) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	ids := make([]string, len(members))
-	for i, s := range members {
+	return a.Letters.Complete(ctx, serverIDs(members))
+}
+
+func serverIDs(servers []raftstore.Server) []string {
+	ids := make([]string, len(servers))
+	for i, s := range servers {
 		ids[i] = s.ID
 	}
-	return a.Letters.Complete(ctx, ids)
+	return ids
 }
 
 // askMembers completes what is known of each member by what it says of itself.
@@ -104,6 +113,14 @@ func (a *admin) askMembers(ctx context.Context, members []*controlv1.ClusterServ
 		})
 	}
 	wg.Wait()
+}
+
+// divergence is the problem of a router whose state is not that of others.
+func divergence(d *state.Divergence) string {
+	if d.Outvoted {
+		return fmt.Sprintf("its state behind index %d of the log is not that of the others: remove it, and add it again with an empty directory", d.Index)
+	}
+	return fmt.Sprintf("its state behind index %d of the log is not that of %s", d.Index, strings.Join(d.From, ", "))
 }
 
 // ask asks a member how it does. What answers is another one if it has the number in the id, and not the id.

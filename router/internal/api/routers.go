@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/sha256"
 	"slices"
 
 	"google.golang.org/grpc/codes"
@@ -26,6 +27,13 @@ func (r *routers) Announce(ctx context.Context, req *controlv1.AnnounceRequest) 
 	if len(req.GetVersion()) > maxTextBytes {
 		return nil, invalid("the version of router %.100q is too long", req.GetServerId())
 	}
+	fingerprint := &statepb.Fingerprint{Index: req.GetFingerprint().GetIndex(), Sum: req.GetFingerprint().GetSum(), Build: req.GetFingerprint().GetBuild()}
+	switch {
+	case fingerprint.GetIndex() == 0:
+		fingerprint = nil
+	case len(fingerprint.GetSum()) != sha256.Size || len(fingerprint.GetBuild()) > maxTextBytes:
+		return nil, invalid("the fingerprint of router %.100q is none", req.GetServerId())
+	}
 	members, err := r.Store.Membership()
 	if err != nil {
 		return nil, toWire(err)
@@ -35,6 +43,7 @@ func (r *routers) Announce(ctx context.Context, req *controlv1.AnnounceRequest) 
 	}
 	_, err = r.Controller.Propose(ctx, &statepb.Command{Kind: &statepb.Command_AnnounceRouter{AnnounceRouter: &statepb.AnnounceRouter{Router: &statepb.Router{
 		ServerId: req.GetServerId(), LettersAddress: req.GetLettersAddress(), Version: req.GetVersion(), FeatureLevel: req.GetFeatureLevel(), LettersBytes: req.GetLettersBytes(),
+		Fingerprint: fingerprint,
 	}}}})
 	if err != nil {
 		return nil, toWire(err)

@@ -74,6 +74,8 @@ type Machine struct {
 	view    *View         // nil when it is out of date
 	changed chan struct{} // closed and replaced at changes other than of checkpoints
 	events  eventLog
+
+	fingerprints fingerprints
 }
 
 var _ raftstore.StateMachine = (*Machine)(nil)
@@ -97,6 +99,7 @@ func (m *Machine) clear() {
 	m.letterMark, m.signingKey = nil, nil
 	m.view = nil
 	m.events = eventLog{}
+	m.fingerprints.copied, m.fingerprints.last = nil, nil
 }
 
 // Apply implements raftstore.StateMachine. Its value is nil, a *RejectedError, or what the command's function documents.
@@ -107,8 +110,15 @@ func (m *Machine) Apply(index uint64, cmd []byte) any {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	before := m.index
 	m.index = index
 	m.latest = max(m.latest, c.GetAtUnixNano())
+	result := m.apply(index, &c)
+	m.keepForFingerprint(before)
+	return result
+}
+
+func (m *Machine) apply(index uint64, c *statepb.Command) any {
 	// These come often or once, and are no part of the view.
 	switch k := c.GetKind().(type) {
 	case *statepb.Command_StoreCheckpoints:
@@ -118,10 +128,10 @@ func (m *Machine) Apply(index uint64, cmd []byte) any {
 	case *statepb.Command_AdoptSigningKey:
 		return value(m.adoptSigningKey(k.AdoptSigningKey))
 	}
-	apply := func() any { return m.dispatch(index, &c) }
+	apply := func() any { return m.dispatch(index, c) }
 	var result any
 	if c.GetClient() != nil {
-		result = m.asClient(index, &c, apply)
+		result = m.asClient(index, c, apply)
 	} else {
 		result = apply()
 	}

@@ -24,7 +24,11 @@ const (
 func (m *Machine) Snapshot() (func(io.Writer) error, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	// Values are replaced, never changed, so copies of the maps are a copy of the state.
+	return m.clone().write, nil
+}
+
+// clone is a copy of what a snapshot has. Values are replaced, never changed, so copies of the maps are a copy of the state.
+func (m *Machine) clone() *Machine {
 	c := &Machine{
 		index: m.index, clusterID: m.clusterID, incarnation: m.incarnation,
 		resources: maps.Clone(m.resources), sessions: maps.Clone(m.sessions), pipelines: maps.Clone(m.pipelines), assignments: maps.Clone(m.assignments),
@@ -34,7 +38,7 @@ func (m *Machine) Snapshot() (func(io.Writer) error, error) {
 	for name, lanes := range m.lanes {
 		c.lanes[name] = maps.Clone(lanes)
 	}
-	return c.write, nil
+	return c
 }
 
 func (m *Machine) write(w io.Writer) error {

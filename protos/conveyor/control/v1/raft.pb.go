@@ -31,7 +31,9 @@ type AnnounceRequest struct {
 	// feature_level of commands that it can apply.
 	FeatureLevel uint32 `protobuf:"varint,4,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
 	// letters_bytes that its dead-letter server may take; 0 when it does not say.
-	LettersBytes  uint64 `protobuf:"varint,5,opt,name=letters_bytes,json=lettersBytes,proto3" json:"letters_bytes,omitempty"`
+	LettersBytes uint64 `protobuf:"varint,5,opt,name=letters_bytes,json=lettersBytes,proto3" json:"letters_bytes,omitempty"`
+	// fingerprint of its replicated state, to be compared with those of the others; not set before there is one.
+	Fingerprint   *StateFingerprint `protobuf:"bytes,6,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -101,6 +103,77 @@ func (x *AnnounceRequest) GetLettersBytes() uint64 {
 	return 0
 }
 
+func (x *AnnounceRequest) GetFingerprint() *StateFingerprint {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return nil
+}
+
+// StateFingerprint is the same at all routers of one build that applied the same commands.
+type StateFingerprint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// index of the last command in the state.
+	Index uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// sum of the state, SHA-256.
+	Sum []byte `protobuf:"bytes,2,opt,name=sum,proto3" json:"sum,omitempty"`
+	// build that made it: others may write the same state in another way.
+	Build         string `protobuf:"bytes,3,opt,name=build,proto3" json:"build,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StateFingerprint) Reset() {
+	*x = StateFingerprint{}
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StateFingerprint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StateFingerprint) ProtoMessage() {}
+
+func (x *StateFingerprint) ProtoReflect() protoreflect.Message {
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StateFingerprint.ProtoReflect.Descriptor instead.
+func (*StateFingerprint) Descriptor() ([]byte, []int) {
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *StateFingerprint) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *StateFingerprint) GetSum() []byte {
+	if x != nil {
+		return x.Sum
+	}
+	return nil
+}
+
+func (x *StateFingerprint) GetBuild() string {
+	if x != nil {
+		return x.Build
+	}
+	return ""
+}
+
 type AnnounceResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -109,7 +182,7 @@ type AnnounceResponse struct {
 
 func (x *AnnounceResponse) Reset() {
 	*x = AnnounceResponse{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[1]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -121,7 +194,7 @@ func (x *AnnounceResponse) String() string {
 func (*AnnounceResponse) ProtoMessage() {}
 
 func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[1]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -134,7 +207,7 @@ func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceResponse.ProtoReflect.Descriptor instead.
 func (*AnnounceResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{1}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{2}
 }
 
 // RaftTarget says for whom a call is meant, and from whom it comes.
@@ -151,7 +224,7 @@ type RaftTarget struct {
 
 func (x *RaftTarget) Reset() {
 	*x = RaftTarget{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[2]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -163,7 +236,7 @@ func (x *RaftTarget) String() string {
 func (*RaftTarget) ProtoMessage() {}
 
 func (x *RaftTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[2]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -176,7 +249,7 @@ func (x *RaftTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftTarget.ProtoReflect.Descriptor instead.
 func (*RaftTarget) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{2}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *RaftTarget) GetClusterId() string {
@@ -228,7 +301,7 @@ type LogEntry struct {
 
 func (x *LogEntry) Reset() {
 	*x = LogEntry{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[3]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -240,7 +313,7 @@ func (x *LogEntry) String() string {
 func (*LogEntry) ProtoMessage() {}
 
 func (x *LogEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[3]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -253,7 +326,7 @@ func (x *LogEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEntry.ProtoReflect.Descriptor instead.
 func (*LogEntry) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{3}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *LogEntry) GetIndex() uint64 {
@@ -315,7 +388,7 @@ type AppendEntriesRequest struct {
 
 func (x *AppendEntriesRequest) Reset() {
 	*x = AppendEntriesRequest{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[4]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -327,7 +400,7 @@ func (x *AppendEntriesRequest) String() string {
 func (*AppendEntriesRequest) ProtoMessage() {}
 
 func (x *AppendEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[4]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -340,7 +413,7 @@ func (x *AppendEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendEntriesRequest.ProtoReflect.Descriptor instead.
 func (*AppendEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{4}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *AppendEntriesRequest) GetTarget() *RaftTarget {
@@ -405,7 +478,7 @@ type AppendEntriesResponse struct {
 
 func (x *AppendEntriesResponse) Reset() {
 	*x = AppendEntriesResponse{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[5]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -417,7 +490,7 @@ func (x *AppendEntriesResponse) String() string {
 func (*AppendEntriesResponse) ProtoMessage() {}
 
 func (x *AppendEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[5]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -430,7 +503,7 @@ func (x *AppendEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendEntriesResponse.ProtoReflect.Descriptor instead.
 func (*AppendEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{5}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AppendEntriesResponse) GetTarget() *RaftTarget {
@@ -481,7 +554,7 @@ type RequestVoteRequest struct {
 
 func (x *RequestVoteRequest) Reset() {
 	*x = RequestVoteRequest{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[6]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -493,7 +566,7 @@ func (x *RequestVoteRequest) String() string {
 func (*RequestVoteRequest) ProtoMessage() {}
 
 func (x *RequestVoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[6]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -506,7 +579,7 @@ func (x *RequestVoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestVoteRequest.ProtoReflect.Descriptor instead.
 func (*RequestVoteRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{6}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RequestVoteRequest) GetTarget() *RaftTarget {
@@ -555,7 +628,7 @@ type RequestVoteResponse struct {
 
 func (x *RequestVoteResponse) Reset() {
 	*x = RequestVoteResponse{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[7]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -567,7 +640,7 @@ func (x *RequestVoteResponse) String() string {
 func (*RequestVoteResponse) ProtoMessage() {}
 
 func (x *RequestVoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[7]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -580,7 +653,7 @@ func (x *RequestVoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestVoteResponse.ProtoReflect.Descriptor instead.
 func (*RequestVoteResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{7}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RequestVoteResponse) GetTarget() *RaftTarget {
@@ -616,7 +689,7 @@ type RequestPreVoteRequest struct {
 
 func (x *RequestPreVoteRequest) Reset() {
 	*x = RequestPreVoteRequest{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[8]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -628,7 +701,7 @@ func (x *RequestPreVoteRequest) String() string {
 func (*RequestPreVoteRequest) ProtoMessage() {}
 
 func (x *RequestPreVoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[8]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -641,7 +714,7 @@ func (x *RequestPreVoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestPreVoteRequest.ProtoReflect.Descriptor instead.
 func (*RequestPreVoteRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{8}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RequestPreVoteRequest) GetTarget() *RaftTarget {
@@ -683,7 +756,7 @@ type RequestPreVoteResponse struct {
 
 func (x *RequestPreVoteResponse) Reset() {
 	*x = RequestPreVoteResponse{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[9]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -695,7 +768,7 @@ func (x *RequestPreVoteResponse) String() string {
 func (*RequestPreVoteResponse) ProtoMessage() {}
 
 func (x *RequestPreVoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[9]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -708,7 +781,7 @@ func (x *RequestPreVoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestPreVoteResponse.ProtoReflect.Descriptor instead.
 func (*RequestPreVoteResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{9}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RequestPreVoteResponse) GetTarget() *RaftTarget {
@@ -743,7 +816,7 @@ type InstallSnapshotRequest struct {
 
 func (x *InstallSnapshotRequest) Reset() {
 	*x = InstallSnapshotRequest{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[10]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -755,7 +828,7 @@ func (x *InstallSnapshotRequest) String() string {
 func (*InstallSnapshotRequest) ProtoMessage() {}
 
 func (x *InstallSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[10]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -768,7 +841,7 @@ func (x *InstallSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*InstallSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{10}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *InstallSnapshotRequest) GetHead() *SnapshotHead {
@@ -801,7 +874,7 @@ type SnapshotHead struct {
 
 func (x *SnapshotHead) Reset() {
 	*x = SnapshotHead{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[11]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +886,7 @@ func (x *SnapshotHead) String() string {
 func (*SnapshotHead) ProtoMessage() {}
 
 func (x *SnapshotHead) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[11]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +899,7 @@ func (x *SnapshotHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHead.ProtoReflect.Descriptor instead.
 func (*SnapshotHead) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{11}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SnapshotHead) GetTarget() *RaftTarget {
@@ -896,7 +969,7 @@ type InstallSnapshotResponse struct {
 
 func (x *InstallSnapshotResponse) Reset() {
 	*x = InstallSnapshotResponse{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[12]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -908,7 +981,7 @@ func (x *InstallSnapshotResponse) String() string {
 func (*InstallSnapshotResponse) ProtoMessage() {}
 
 func (x *InstallSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[12]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -921,7 +994,7 @@ func (x *InstallSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*InstallSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{12}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *InstallSnapshotResponse) GetTarget() *RaftTarget {
@@ -954,7 +1027,7 @@ type TimeoutNowRequest struct {
 
 func (x *TimeoutNowRequest) Reset() {
 	*x = TimeoutNowRequest{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[13]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1039,7 @@ func (x *TimeoutNowRequest) String() string {
 func (*TimeoutNowRequest) ProtoMessage() {}
 
 func (x *TimeoutNowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[13]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1052,7 @@ func (x *TimeoutNowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeoutNowRequest.ProtoReflect.Descriptor instead.
 func (*TimeoutNowRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{13}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TimeoutNowRequest) GetTarget() *RaftTarget {
@@ -998,7 +1071,7 @@ type TimeoutNowResponse struct {
 
 func (x *TimeoutNowResponse) Reset() {
 	*x = TimeoutNowResponse{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[14]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1010,7 +1083,7 @@ func (x *TimeoutNowResponse) String() string {
 func (*TimeoutNowResponse) ProtoMessage() {}
 
 func (x *TimeoutNowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[14]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1023,7 +1096,7 @@ func (x *TimeoutNowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeoutNowResponse.ProtoReflect.Descriptor instead.
 func (*TimeoutNowResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{14}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TimeoutNowResponse) GetTarget() *RaftTarget {
@@ -1041,7 +1114,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[15]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1126,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[15]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1139,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{15}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{16}
 }
 
 type ProbeResponse struct {
@@ -1080,7 +1153,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[16]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1092,7 +1165,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_conveyor_control_v1_raft_proto_msgTypes[16]
+	mi := &file_conveyor_control_v1_raft_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1105,7 +1178,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{16}
+	return file_conveyor_control_v1_raft_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ProbeResponse) GetServerId() string {
@@ -1126,13 +1199,18 @@ var File_conveyor_control_v1_raft_proto protoreflect.FileDescriptor
 
 const file_conveyor_control_v1_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x1econveyor/control/v1/raft.proto\x12\x13conveyor.control.v1\"\xbb\x01\n" +
+	"\x1econveyor/control/v1/raft.proto\x12\x13conveyor.control.v1\"\x84\x02\n" +
 	"\x0fAnnounceRequest\x12\x1b\n" +
 	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12'\n" +
 	"\x0fletters_address\x18\x02 \x01(\tR\x0elettersAddress\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12#\n" +
 	"\rfeature_level\x18\x04 \x01(\rR\ffeatureLevel\x12#\n" +
-	"\rletters_bytes\x18\x05 \x01(\x04R\flettersBytes\"\x12\n" +
+	"\rletters_bytes\x18\x05 \x01(\x04R\flettersBytes\x12G\n" +
+	"\vfingerprint\x18\x06 \x01(\v2%.conveyor.control.v1.StateFingerprintR\vfingerprint\"P\n" +
+	"\x10StateFingerprint\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x10\n" +
+	"\x03sum\x18\x02 \x01(\fR\x03sum\x12\x14\n" +
+	"\x05build\x18\x03 \x01(\tR\x05build\"\x12\n" +
 	"\x10AnnounceResponse\"\xc4\x01\n" +
 	"\n" +
 	"RaftTarget\x12\x1d\n" +
@@ -1233,58 +1311,60 @@ func file_conveyor_control_v1_raft_proto_rawDescGZIP() []byte {
 	return file_conveyor_control_v1_raft_proto_rawDescData
 }
 
-var file_conveyor_control_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_conveyor_control_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_conveyor_control_v1_raft_proto_goTypes = []any{
 	(*AnnounceRequest)(nil),         // 0: conveyor.control.v1.AnnounceRequest
-	(*AnnounceResponse)(nil),        // 1: conveyor.control.v1.AnnounceResponse
-	(*RaftTarget)(nil),              // 2: conveyor.control.v1.RaftTarget
-	(*LogEntry)(nil),                // 3: conveyor.control.v1.LogEntry
-	(*AppendEntriesRequest)(nil),    // 4: conveyor.control.v1.AppendEntriesRequest
-	(*AppendEntriesResponse)(nil),   // 5: conveyor.control.v1.AppendEntriesResponse
-	(*RequestVoteRequest)(nil),      // 6: conveyor.control.v1.RequestVoteRequest
-	(*RequestVoteResponse)(nil),     // 7: conveyor.control.v1.RequestVoteResponse
-	(*RequestPreVoteRequest)(nil),   // 8: conveyor.control.v1.RequestPreVoteRequest
-	(*RequestPreVoteResponse)(nil),  // 9: conveyor.control.v1.RequestPreVoteResponse
-	(*InstallSnapshotRequest)(nil),  // 10: conveyor.control.v1.InstallSnapshotRequest
-	(*SnapshotHead)(nil),            // 11: conveyor.control.v1.SnapshotHead
-	(*InstallSnapshotResponse)(nil), // 12: conveyor.control.v1.InstallSnapshotResponse
-	(*TimeoutNowRequest)(nil),       // 13: conveyor.control.v1.TimeoutNowRequest
-	(*TimeoutNowResponse)(nil),      // 14: conveyor.control.v1.TimeoutNowResponse
-	(*ProbeRequest)(nil),            // 15: conveyor.control.v1.ProbeRequest
-	(*ProbeResponse)(nil),           // 16: conveyor.control.v1.ProbeResponse
+	(*StateFingerprint)(nil),        // 1: conveyor.control.v1.StateFingerprint
+	(*AnnounceResponse)(nil),        // 2: conveyor.control.v1.AnnounceResponse
+	(*RaftTarget)(nil),              // 3: conveyor.control.v1.RaftTarget
+	(*LogEntry)(nil),                // 4: conveyor.control.v1.LogEntry
+	(*AppendEntriesRequest)(nil),    // 5: conveyor.control.v1.AppendEntriesRequest
+	(*AppendEntriesResponse)(nil),   // 6: conveyor.control.v1.AppendEntriesResponse
+	(*RequestVoteRequest)(nil),      // 7: conveyor.control.v1.RequestVoteRequest
+	(*RequestVoteResponse)(nil),     // 8: conveyor.control.v1.RequestVoteResponse
+	(*RequestPreVoteRequest)(nil),   // 9: conveyor.control.v1.RequestPreVoteRequest
+	(*RequestPreVoteResponse)(nil),  // 10: conveyor.control.v1.RequestPreVoteResponse
+	(*InstallSnapshotRequest)(nil),  // 11: conveyor.control.v1.InstallSnapshotRequest
+	(*SnapshotHead)(nil),            // 12: conveyor.control.v1.SnapshotHead
+	(*InstallSnapshotResponse)(nil), // 13: conveyor.control.v1.InstallSnapshotResponse
+	(*TimeoutNowRequest)(nil),       // 14: conveyor.control.v1.TimeoutNowRequest
+	(*TimeoutNowResponse)(nil),      // 15: conveyor.control.v1.TimeoutNowResponse
+	(*ProbeRequest)(nil),            // 16: conveyor.control.v1.ProbeRequest
+	(*ProbeResponse)(nil),           // 17: conveyor.control.v1.ProbeResponse
 }
 var file_conveyor_control_v1_raft_proto_depIdxs = []int32{
-	2,  // 0: conveyor.control.v1.AppendEntriesRequest.target:type_name -> conveyor.control.v1.RaftTarget
-	3,  // 1: conveyor.control.v1.AppendEntriesRequest.entries:type_name -> conveyor.control.v1.LogEntry
-	2,  // 2: conveyor.control.v1.AppendEntriesResponse.target:type_name -> conveyor.control.v1.RaftTarget
-	2,  // 3: conveyor.control.v1.RequestVoteRequest.target:type_name -> conveyor.control.v1.RaftTarget
-	2,  // 4: conveyor.control.v1.RequestVoteResponse.target:type_name -> conveyor.control.v1.RaftTarget
-	2,  // 5: conveyor.control.v1.RequestPreVoteRequest.target:type_name -> conveyor.control.v1.RaftTarget
-	2,  // 6: conveyor.control.v1.RequestPreVoteResponse.target:type_name -> conveyor.control.v1.RaftTarget
-	11, // 7: conveyor.control.v1.InstallSnapshotRequest.head:type_name -> conveyor.control.v1.SnapshotHead
-	2,  // 8: conveyor.control.v1.SnapshotHead.target:type_name -> conveyor.control.v1.RaftTarget
-	2,  // 9: conveyor.control.v1.InstallSnapshotResponse.target:type_name -> conveyor.control.v1.RaftTarget
-	2,  // 10: conveyor.control.v1.TimeoutNowRequest.target:type_name -> conveyor.control.v1.RaftTarget
-	2,  // 11: conveyor.control.v1.TimeoutNowResponse.target:type_name -> conveyor.control.v1.RaftTarget
-	4,  // 12: conveyor.control.v1.RaftService.AppendEntries:input_type -> conveyor.control.v1.AppendEntriesRequest
-	6,  // 13: conveyor.control.v1.RaftService.RequestVote:input_type -> conveyor.control.v1.RequestVoteRequest
-	8,  // 14: conveyor.control.v1.RaftService.RequestPreVote:input_type -> conveyor.control.v1.RequestPreVoteRequest
-	10, // 15: conveyor.control.v1.RaftService.InstallSnapshot:input_type -> conveyor.control.v1.InstallSnapshotRequest
-	13, // 16: conveyor.control.v1.RaftService.TimeoutNow:input_type -> conveyor.control.v1.TimeoutNowRequest
-	15, // 17: conveyor.control.v1.RaftService.Probe:input_type -> conveyor.control.v1.ProbeRequest
-	0,  // 18: conveyor.control.v1.RouterService.Announce:input_type -> conveyor.control.v1.AnnounceRequest
-	5,  // 19: conveyor.control.v1.RaftService.AppendEntries:output_type -> conveyor.control.v1.AppendEntriesResponse
-	7,  // 20: conveyor.control.v1.RaftService.RequestVote:output_type -> conveyor.control.v1.RequestVoteResponse
-	9,  // 21: conveyor.control.v1.RaftService.RequestPreVote:output_type -> conveyor.control.v1.RequestPreVoteResponse
-	12, // 22: conveyor.control.v1.RaftService.InstallSnapshot:output_type -> conveyor.control.v1.InstallSnapshotResponse
-	14, // 23: conveyor.control.v1.RaftService.TimeoutNow:output_type -> conveyor.control.v1.TimeoutNowResponse
-	16, // 24: conveyor.control.v1.RaftService.Probe:output_type -> conveyor.control.v1.ProbeResponse
-	1,  // 25: conveyor.control.v1.RouterService.Announce:output_type -> conveyor.control.v1.AnnounceResponse
-	19, // [19:26] is the sub-list for method output_type
-	12, // [12:19] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	1,  // 0: conveyor.control.v1.AnnounceRequest.fingerprint:type_name -> conveyor.control.v1.StateFingerprint
+	3,  // 1: conveyor.control.v1.AppendEntriesRequest.target:type_name -> conveyor.control.v1.RaftTarget
+	4,  // 2: conveyor.control.v1.AppendEntriesRequest.entries:type_name -> conveyor.control.v1.LogEntry
+	3,  // 3: conveyor.control.v1.AppendEntriesResponse.target:type_name -> conveyor.control.v1.RaftTarget
+	3,  // 4: conveyor.control.v1.RequestVoteRequest.target:type_name -> conveyor.control.v1.RaftTarget
+	3,  // 5: conveyor.control.v1.RequestVoteResponse.target:type_name -> conveyor.control.v1.RaftTarget
+	3,  // 6: conveyor.control.v1.RequestPreVoteRequest.target:type_name -> conveyor.control.v1.RaftTarget
+	3,  // 7: conveyor.control.v1.RequestPreVoteResponse.target:type_name -> conveyor.control.v1.RaftTarget
+	12, // 8: conveyor.control.v1.InstallSnapshotRequest.head:type_name -> conveyor.control.v1.SnapshotHead
+	3,  // 9: conveyor.control.v1.SnapshotHead.target:type_name -> conveyor.control.v1.RaftTarget
+	3,  // 10: conveyor.control.v1.InstallSnapshotResponse.target:type_name -> conveyor.control.v1.RaftTarget
+	3,  // 11: conveyor.control.v1.TimeoutNowRequest.target:type_name -> conveyor.control.v1.RaftTarget
+	3,  // 12: conveyor.control.v1.TimeoutNowResponse.target:type_name -> conveyor.control.v1.RaftTarget
+	5,  // 13: conveyor.control.v1.RaftService.AppendEntries:input_type -> conveyor.control.v1.AppendEntriesRequest
+	7,  // 14: conveyor.control.v1.RaftService.RequestVote:input_type -> conveyor.control.v1.RequestVoteRequest
+	9,  // 15: conveyor.control.v1.RaftService.RequestPreVote:input_type -> conveyor.control.v1.RequestPreVoteRequest
+	11, // 16: conveyor.control.v1.RaftService.InstallSnapshot:input_type -> conveyor.control.v1.InstallSnapshotRequest
+	14, // 17: conveyor.control.v1.RaftService.TimeoutNow:input_type -> conveyor.control.v1.TimeoutNowRequest
+	16, // 18: conveyor.control.v1.RaftService.Probe:input_type -> conveyor.control.v1.ProbeRequest
+	0,  // 19: conveyor.control.v1.RouterService.Announce:input_type -> conveyor.control.v1.AnnounceRequest
+	6,  // 20: conveyor.control.v1.RaftService.AppendEntries:output_type -> conveyor.control.v1.AppendEntriesResponse
+	8,  // 21: conveyor.control.v1.RaftService.RequestVote:output_type -> conveyor.control.v1.RequestVoteResponse
+	10, // 22: conveyor.control.v1.RaftService.RequestPreVote:output_type -> conveyor.control.v1.RequestPreVoteResponse
+	13, // 23: conveyor.control.v1.RaftService.InstallSnapshot:output_type -> conveyor.control.v1.InstallSnapshotResponse
+	15, // 24: conveyor.control.v1.RaftService.TimeoutNow:output_type -> conveyor.control.v1.TimeoutNowResponse
+	17, // 25: conveyor.control.v1.RaftService.Probe:output_type -> conveyor.control.v1.ProbeResponse
+	2,  // 26: conveyor.control.v1.RouterService.Announce:output_type -> conveyor.control.v1.AnnounceResponse
+	20, // [20:27] is the sub-list for method output_type
+	13, // [13:20] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_conveyor_control_v1_raft_proto_init() }
@@ -1298,7 +1378,7 @@ func file_conveyor_control_v1_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_conveyor_control_v1_raft_proto_rawDesc), len(file_conveyor_control_v1_raft_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

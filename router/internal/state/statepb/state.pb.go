@@ -2279,7 +2279,9 @@ type Router struct {
 	Version        string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
 	FeatureLevel   uint32 `protobuf:"varint,4,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
 	// letters_bytes that its dead-letter server may take; 0 when it does not say.
-	LettersBytes  uint64 `protobuf:"varint,5,opt,name=letters_bytes,json=lettersBytes,proto3" json:"letters_bytes,omitempty"`
+	LettersBytes uint64 `protobuf:"varint,5,opt,name=letters_bytes,json=lettersBytes,proto3" json:"letters_bytes,omitempty"`
+	// fingerprint of its state, to be compared with those of the others; not set before there is one.
+	Fingerprint   *Fingerprint `protobuf:"bytes,6,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2349,6 +2351,77 @@ func (x *Router) GetLettersBytes() uint64 {
 	return 0
 }
 
+func (x *Router) GetFingerprint() *Fingerprint {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return nil
+}
+
+// Fingerprint of the state, the same at all routers of one build that applied the same commands.
+type Fingerprint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// index of the last command in the state.
+	Index uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// sum of the snapshot that would be written of it, SHA-256.
+	Sum []byte `protobuf:"bytes,2,opt,name=sum,proto3" json:"sum,omitempty"`
+	// build that made it: others may write the same state in another way.
+	Build         string `protobuf:"bytes,3,opt,name=build,proto3" json:"build,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fingerprint) Reset() {
+	*x = Fingerprint{}
+	mi := &file_state_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fingerprint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fingerprint) ProtoMessage() {}
+
+func (x *Fingerprint) ProtoReflect() protoreflect.Message {
+	mi := &file_state_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fingerprint.ProtoReflect.Descriptor instead.
+func (*Fingerprint) Descriptor() ([]byte, []int) {
+	return file_state_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Fingerprint) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Fingerprint) GetSum() []byte {
+	if x != nil {
+		return x.Sum
+	}
+	return nil
+}
+
+func (x *Fingerprint) GetBuild() string {
+	if x != nil {
+		return x.Build
+	}
+	return ""
+}
+
 type LetterMark struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -2359,7 +2432,7 @@ type LetterMark struct {
 
 func (x *LetterMark) Reset() {
 	*x = LetterMark{}
-	mi := &file_state_proto_msgTypes[30]
+	mi := &file_state_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2371,7 +2444,7 @@ func (x *LetterMark) String() string {
 func (*LetterMark) ProtoMessage() {}
 
 func (x *LetterMark) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[30]
+	mi := &file_state_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2384,7 +2457,7 @@ func (x *LetterMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LetterMark.ProtoReflect.Descriptor instead.
 func (*LetterMark) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{30}
+	return file_state_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LetterMark) GetVersion() uint64 {
@@ -2418,7 +2491,7 @@ type ClientSession struct {
 
 func (x *ClientSession) Reset() {
 	*x = ClientSession{}
-	mi := &file_state_proto_msgTypes[31]
+	mi := &file_state_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2430,7 +2503,7 @@ func (x *ClientSession) String() string {
 func (*ClientSession) ProtoMessage() {}
 
 func (x *ClientSession) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[31]
+	mi := &file_state_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2443,7 +2516,7 @@ func (x *ClientSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSession.ProtoReflect.Descriptor instead.
 func (*ClientSession) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{31}
+	return file_state_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ClientSession) GetId() uint64 {
@@ -2498,7 +2571,7 @@ type DecidedChange struct {
 
 func (x *DecidedChange) Reset() {
 	*x = DecidedChange{}
-	mi := &file_state_proto_msgTypes[32]
+	mi := &file_state_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2510,7 +2583,7 @@ func (x *DecidedChange) String() string {
 func (*DecidedChange) ProtoMessage() {}
 
 func (x *DecidedChange) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[32]
+	mi := &file_state_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2523,7 +2596,7 @@ func (x *DecidedChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecidedChange.ProtoReflect.Descriptor instead.
 func (*DecidedChange) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{32}
+	return file_state_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DecidedChange) GetSequence() uint64 {
@@ -2581,7 +2654,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_state_proto_msgTypes[33]
+	mi := &file_state_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2593,7 +2666,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[33]
+	mi := &file_state_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2606,7 +2679,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{33}
+	return file_state_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Plan) GetHash() string {
@@ -2645,7 +2718,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_state_proto_msgTypes[34]
+	mi := &file_state_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2657,7 +2730,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[34]
+	mi := &file_state_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2670,7 +2743,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{34}
+	return file_state_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Stage) GetName() string {
@@ -2713,7 +2786,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_state_proto_msgTypes[35]
+	mi := &file_state_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2725,7 +2798,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[35]
+	mi := &file_state_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2738,7 +2811,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{35}
+	return file_state_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Edge) GetFrom() string {
@@ -2803,7 +2876,7 @@ type Pipeline struct {
 
 func (x *Pipeline) Reset() {
 	*x = Pipeline{}
-	mi := &file_state_proto_msgTypes[36]
+	mi := &file_state_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2815,7 +2888,7 @@ func (x *Pipeline) String() string {
 func (*Pipeline) ProtoMessage() {}
 
 func (x *Pipeline) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[36]
+	mi := &file_state_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2828,7 +2901,7 @@ func (x *Pipeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pipeline.ProtoReflect.Descriptor instead.
 func (*Pipeline) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{36}
+	return file_state_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Pipeline) GetName() string {
@@ -2946,7 +3019,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_state_proto_msgTypes[37]
+	mi := &file_state_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2958,7 +3031,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[37]
+	mi := &file_state_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2971,7 +3044,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{37}
+	return file_state_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Assignment) GetPipeline() string {
@@ -3049,7 +3122,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_state_proto_msgTypes[38]
+	mi := &file_state_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3061,7 +3134,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[38]
+	mi := &file_state_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3074,7 +3147,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{38}
+	return file_state_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Checkpoint) GetPipeline() string {
@@ -3161,7 +3234,7 @@ type SnapshotHead struct {
 
 func (x *SnapshotHead) Reset() {
 	*x = SnapshotHead{}
-	mi := &file_state_proto_msgTypes[39]
+	mi := &file_state_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3173,7 +3246,7 @@ func (x *SnapshotHead) String() string {
 func (*SnapshotHead) ProtoMessage() {}
 
 func (x *SnapshotHead) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[39]
+	mi := &file_state_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3186,7 +3259,7 @@ func (x *SnapshotHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHead.ProtoReflect.Descriptor instead.
 func (*SnapshotHead) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{39}
+	return file_state_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SnapshotHead) GetVersion() uint32 {
@@ -3238,7 +3311,7 @@ type SnapshotEntry struct {
 
 func (x *SnapshotEntry) Reset() {
 	*x = SnapshotEntry{}
-	mi := &file_state_proto_msgTypes[40]
+	mi := &file_state_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3250,7 +3323,7 @@ func (x *SnapshotEntry) String() string {
 func (*SnapshotEntry) ProtoMessage() {}
 
 func (x *SnapshotEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[40]
+	mi := &file_state_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3263,7 +3336,7 @@ func (x *SnapshotEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEntry.ProtoReflect.Descriptor instead.
 func (*SnapshotEntry) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{40}
+	return file_state_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SnapshotEntry) GetEntry() isSnapshotEntry_Entry {
@@ -3437,7 +3510,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_state_proto_msgTypes[41]
+	mi := &file_state_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3449,7 +3522,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_state_proto_msgTypes[41]
+	mi := &file_state_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3462,7 +3535,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_state_proto_rawDescGZIP(), []int{41}
+	return file_state_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SnapshotEnd) GetEntries() uint64 {
@@ -3657,13 +3730,18 @@ const file_state_proto_rawDesc = "" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12#\n" +
 	"\rfeature_level\x18\a \x01(\rR\ffeatureLevel\x125\n" +
 	"\x17registered_at_unix_nano\x18\b \x01(\x03R\x14registeredAtUnixNano\x12\x1c\n" +
-	"\tendpoints\x18\t \x03(\fR\tendpoints\"\xb2\x01\n" +
+	"\tendpoints\x18\t \x03(\fR\tendpoints\"\xfb\x01\n" +
 	"\x06Router\x12\x1b\n" +
 	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12'\n" +
 	"\x0fletters_address\x18\x02 \x01(\tR\x0elettersAddress\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12#\n" +
 	"\rfeature_level\x18\x04 \x01(\rR\ffeatureLevel\x12#\n" +
-	"\rletters_bytes\x18\x05 \x01(\x04R\flettersBytes\":\n" +
+	"\rletters_bytes\x18\x05 \x01(\x04R\flettersBytes\x12G\n" +
+	"\vfingerprint\x18\x06 \x01(\v2%.conveyor.router.state.v1.FingerprintR\vfingerprint\"K\n" +
+	"\vFingerprint\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x10\n" +
+	"\x03sum\x18\x02 \x01(\fR\x03sum\x12\x14\n" +
+	"\x05build\x18\x03 \x01(\tR\x05build\":\n" +
 	"\n" +
 	"LetterMark\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x12\n" +
@@ -3785,7 +3863,7 @@ func file_state_proto_rawDescGZIP() []byte {
 	return file_state_proto_rawDescData
 }
 
-var file_state_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_state_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_state_proto_goTypes = []any{
 	(*Command)(nil),           // 0: conveyor.router.state.v1.Command
 	(*Client)(nil),            // 1: conveyor.router.state.v1.Client
@@ -3817,18 +3895,19 @@ var file_state_proto_goTypes = []any{
 	(*Resource)(nil),          // 27: conveyor.router.state.v1.Resource
 	(*Session)(nil),           // 28: conveyor.router.state.v1.Session
 	(*Router)(nil),            // 29: conveyor.router.state.v1.Router
-	(*LetterMark)(nil),        // 30: conveyor.router.state.v1.LetterMark
-	(*ClientSession)(nil),     // 31: conveyor.router.state.v1.ClientSession
-	(*DecidedChange)(nil),     // 32: conveyor.router.state.v1.DecidedChange
-	(*Plan)(nil),              // 33: conveyor.router.state.v1.Plan
-	(*Stage)(nil),             // 34: conveyor.router.state.v1.Stage
-	(*Edge)(nil),              // 35: conveyor.router.state.v1.Edge
-	(*Pipeline)(nil),          // 36: conveyor.router.state.v1.Pipeline
-	(*Assignment)(nil),        // 37: conveyor.router.state.v1.Assignment
-	(*Checkpoint)(nil),        // 38: conveyor.router.state.v1.Checkpoint
-	(*SnapshotHead)(nil),      // 39: conveyor.router.state.v1.SnapshotHead
-	(*SnapshotEntry)(nil),     // 40: conveyor.router.state.v1.SnapshotEntry
-	(*SnapshotEnd)(nil),       // 41: conveyor.router.state.v1.SnapshotEnd
+	(*Fingerprint)(nil),       // 30: conveyor.router.state.v1.Fingerprint
+	(*LetterMark)(nil),        // 31: conveyor.router.state.v1.LetterMark
+	(*ClientSession)(nil),     // 32: conveyor.router.state.v1.ClientSession
+	(*DecidedChange)(nil),     // 33: conveyor.router.state.v1.DecidedChange
+	(*Plan)(nil),              // 34: conveyor.router.state.v1.Plan
+	(*Stage)(nil),             // 35: conveyor.router.state.v1.Stage
+	(*Edge)(nil),              // 36: conveyor.router.state.v1.Edge
+	(*Pipeline)(nil),          // 37: conveyor.router.state.v1.Pipeline
+	(*Assignment)(nil),        // 38: conveyor.router.state.v1.Assignment
+	(*Checkpoint)(nil),        // 39: conveyor.router.state.v1.Checkpoint
+	(*SnapshotHead)(nil),      // 40: conveyor.router.state.v1.SnapshotHead
+	(*SnapshotEntry)(nil),     // 41: conveyor.router.state.v1.SnapshotEntry
+	(*SnapshotEnd)(nil),       // 42: conveyor.router.state.v1.SnapshotEnd
 }
 var file_state_proto_depIdxs = []int32{
 	1,  // 0: conveyor.router.state.v1.Command.client:type_name -> conveyor.router.state.v1.Client
@@ -3855,31 +3934,32 @@ var file_state_proto_depIdxs = []int32{
 	3,  // 21: conveyor.router.state.v1.Command.adopt_signing_key:type_name -> conveyor.router.state.v1.AdoptSigningKey
 	29, // 22: conveyor.router.state.v1.AnnounceRouter.router:type_name -> conveyor.router.state.v1.Router
 	11, // 23: conveyor.router.state.v1.PutResources.resources:type_name -> conveyor.router.state.v1.PutResource
-	33, // 24: conveyor.router.state.v1.AdoptPlan.plan:type_name -> conveyor.router.state.v1.Plan
+	34, // 24: conveyor.router.state.v1.AdoptPlan.plan:type_name -> conveyor.router.state.v1.Plan
 	22, // 25: conveyor.router.state.v1.Assign.changes:type_name -> conveyor.router.state.v1.AssignChange
 	24, // 26: conveyor.router.state.v1.EndAssignments.ended:type_name -> conveyor.router.state.v1.EndedAssignment
 	25, // 27: conveyor.router.state.v1.EndedAssignment.counts:type_name -> conveyor.router.state.v1.Counts
-	38, // 28: conveyor.router.state.v1.StoreCheckpoints.checkpoints:type_name -> conveyor.router.state.v1.Checkpoint
-	32, // 29: conveyor.router.state.v1.ClientSession.decided:type_name -> conveyor.router.state.v1.DecidedChange
-	34, // 30: conveyor.router.state.v1.Plan.stages:type_name -> conveyor.router.state.v1.Stage
-	35, // 31: conveyor.router.state.v1.Plan.edges:type_name -> conveyor.router.state.v1.Edge
-	33, // 32: conveyor.router.state.v1.Pipeline.plan:type_name -> conveyor.router.state.v1.Plan
-	25, // 33: conveyor.router.state.v1.Pipeline.counts:type_name -> conveyor.router.state.v1.Counts
-	27, // 34: conveyor.router.state.v1.SnapshotEntry.resource:type_name -> conveyor.router.state.v1.Resource
-	28, // 35: conveyor.router.state.v1.SnapshotEntry.session:type_name -> conveyor.router.state.v1.Session
-	36, // 36: conveyor.router.state.v1.SnapshotEntry.pipeline:type_name -> conveyor.router.state.v1.Pipeline
-	37, // 37: conveyor.router.state.v1.SnapshotEntry.assignment:type_name -> conveyor.router.state.v1.Assignment
-	38, // 38: conveyor.router.state.v1.SnapshotEntry.checkpoint:type_name -> conveyor.router.state.v1.Checkpoint
-	41, // 39: conveyor.router.state.v1.SnapshotEntry.end:type_name -> conveyor.router.state.v1.SnapshotEnd
-	29, // 40: conveyor.router.state.v1.SnapshotEntry.router:type_name -> conveyor.router.state.v1.Router
-	30, // 41: conveyor.router.state.v1.SnapshotEntry.letter_mark:type_name -> conveyor.router.state.v1.LetterMark
-	31, // 42: conveyor.router.state.v1.SnapshotEntry.client_session:type_name -> conveyor.router.state.v1.ClientSession
-	3,  // 43: conveyor.router.state.v1.SnapshotEntry.signing_key:type_name -> conveyor.router.state.v1.AdoptSigningKey
-	44, // [44:44] is the sub-list for method output_type
-	44, // [44:44] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	39, // 28: conveyor.router.state.v1.StoreCheckpoints.checkpoints:type_name -> conveyor.router.state.v1.Checkpoint
+	30, // 29: conveyor.router.state.v1.Router.fingerprint:type_name -> conveyor.router.state.v1.Fingerprint
+	33, // 30: conveyor.router.state.v1.ClientSession.decided:type_name -> conveyor.router.state.v1.DecidedChange
+	35, // 31: conveyor.router.state.v1.Plan.stages:type_name -> conveyor.router.state.v1.Stage
+	36, // 32: conveyor.router.state.v1.Plan.edges:type_name -> conveyor.router.state.v1.Edge
+	34, // 33: conveyor.router.state.v1.Pipeline.plan:type_name -> conveyor.router.state.v1.Plan
+	25, // 34: conveyor.router.state.v1.Pipeline.counts:type_name -> conveyor.router.state.v1.Counts
+	27, // 35: conveyor.router.state.v1.SnapshotEntry.resource:type_name -> conveyor.router.state.v1.Resource
+	28, // 36: conveyor.router.state.v1.SnapshotEntry.session:type_name -> conveyor.router.state.v1.Session
+	37, // 37: conveyor.router.state.v1.SnapshotEntry.pipeline:type_name -> conveyor.router.state.v1.Pipeline
+	38, // 38: conveyor.router.state.v1.SnapshotEntry.assignment:type_name -> conveyor.router.state.v1.Assignment
+	39, // 39: conveyor.router.state.v1.SnapshotEntry.checkpoint:type_name -> conveyor.router.state.v1.Checkpoint
+	42, // 40: conveyor.router.state.v1.SnapshotEntry.end:type_name -> conveyor.router.state.v1.SnapshotEnd
+	29, // 41: conveyor.router.state.v1.SnapshotEntry.router:type_name -> conveyor.router.state.v1.Router
+	31, // 42: conveyor.router.state.v1.SnapshotEntry.letter_mark:type_name -> conveyor.router.state.v1.LetterMark
+	32, // 43: conveyor.router.state.v1.SnapshotEntry.client_session:type_name -> conveyor.router.state.v1.ClientSession
+	3,  // 44: conveyor.router.state.v1.SnapshotEntry.signing_key:type_name -> conveyor.router.state.v1.AdoptSigningKey
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_state_proto_init() }
@@ -3910,7 +3990,7 @@ func file_state_proto_init() {
 		(*Command_AnswerClient)(nil),
 		(*Command_AdoptSigningKey)(nil),
 	}
-	file_state_proto_msgTypes[40].OneofWrappers = []any{
+	file_state_proto_msgTypes[41].OneofWrappers = []any{
 		(*SnapshotEntry_Resource)(nil),
 		(*SnapshotEntry_Session)(nil),
 		(*SnapshotEntry_Pipeline)(nil),
@@ -3928,7 +4008,7 @@ func file_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_state_proto_rawDesc), len(file_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   42,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
