@@ -47,7 +47,8 @@ func (e *DivergedError) Is(target error) bool { return target == ErrDiverged }
 
 // checkDiverged returns what was found in an earlier run.
 func checkDiverged(dataDir string) error {
-	b, err := os.ReadFile(filepath.Join(dataDir, divergedFile))
+	path := filepath.Join(dataDir, divergedFile)
+	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -56,7 +57,7 @@ func checkDiverged(dataDir string) error {
 		err = json.Unmarshal(b, found)
 	}
 	if err != nil {
-		return fmt.Errorf("read whether the state was found to be wrong: %w", err)
+		return fmt.Errorf("read %s, which is there when the state was found to be wrong: %w", path, err)
 	}
 	return found
 }
