@@ -11,13 +11,18 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/conveyor-etl/conveyor/internal/atomicfile"
 	"github.com/conveyor-etl/conveyor/router/internal/state"
 )
 
-// divergedFile is in the data directory of a router whose state was found to be wrong, and keeps it from starting.
-const divergedFile = "diverged.json"
+const (
+	// divergedFile is in the data directory of a router whose state was found to be wrong, and keeps it from starting.
+	divergedFile = "diverged.json"
+	// compareEvery is how often is looked what fingerprints there are. New ones come about every 1,000 changes.
+	compareEvery = time.Second
+)
 
 // ErrDiverged is what every *DivergedError is.
 var ErrDiverged = errors.New("STATE_DIVERGED: the state of this router is not that of the others")
@@ -65,8 +70,9 @@ func checkDiverged(dataDir string) error {
 // compareStates ends the router when the others agree that its state is wrong, for good. It says when it is that of another one, or when nobody can tell.
 func (r *Router) compareStates(ctx context.Context) error {
 	said := map[string]uint64{}
+	tick := time.NewTicker(compareEvery)
+	defer tick.Stop()
 	for {
-		changed := r.machine.Changed()
 		for id, d := range r.divergences() {
 			if id == r.store.ServerID() && d.Outvoted {
 				return r.diverged(d)
@@ -79,7 +85,7 @@ func (r *Router) compareStates(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-changed:
+		case <-tick.C:
 		}
 	}
 }
