@@ -233,11 +233,12 @@ func pause(ctx context.Context, round int) bool {
 }
 
 // follow reads a server stream and hands every message to each, until that returns false. A stream that breaks is opened again: for as long as
-// retryFor passes without a message, or for ever where endless is set, in which case the ordinary end of a stream is a break as well.
+// retryFor passes from there without a message, or for ever where endless is set, in which case the ordinary end of a stream is a break as well.
 func follow[T any](ctx context.Context, c *Client, endless bool, open func(context.Context, grpc.ClientConnInterface) (grpc.ServerStreamingClient[T], error), each func(*T) bool) error {
 	ctx, cancel := c.bind(ctx)
 	defer cancel()
-	last, round := time.Now(), 0
+	var broken time.Time // when the stream that had the last message broke; it may have stood for long without one
+	round := 0
 	var told error // by a router that cannot serve now
 	for {
 		if !endless {
@@ -246,9 +247,12 @@ func follow[T any](ctx context.Context, c *Client, endless bool, open func(conte
 		at := c.current.Load()
 		s := c.servers[at%int64(len(c.servers))]
 		err := receive(ctx, s, open, func(msg *T) bool {
-			last, round = time.Now(), 0
+			broken, round = time.Time{}, 0
 			return each(msg)
 		})
+		if broken.IsZero() {
+			broken = time.Now()
+		}
 		if nobodyAnswered(err) && reasonOf(err) != "" {
 			told = err
 		}
@@ -259,7 +263,7 @@ func follow[T any](ctx context.Context, c *Client, endless bool, open func(conte
 			return c.ended(ctx, either(told, err))
 		case !errors.Is(err, io.EOF) && (!nobodyAnswered(err) || errors.Is(s.lastDialError(), ErrInsecure)):
 			return err
-		case !endless && time.Since(last) >= c.opts.retryFor:
+		case !endless && time.Since(broken) >= c.opts.retryFor:
 			return c.unreachable(s.lastDialError(), either(told, err))
 		}
 		c.opts.logger.Debug("stream broke off", "router", s.target, "err", err)

@@ -298,6 +298,26 @@ func TestLetters_GoOnBehindTheLastAfterABreak(t *testing.T) {
 	}
 }
 
+func TestReplay_GoesOnWhereItsRouterIsLostBeforeTheFirstProgress(t *testing.T) {
+	const short = time.Millisecond
+	r := &router{replay: func(call int64, send func(*controlv1.ReplayLettersResponse) error) error {
+		if call == 1 {
+			<-time.After(10 * short) // to open the pipeline takes longer than callers wait for a router
+			return errGone
+		}
+		return send(&controlv1.ReplayLettersResponse{Done: true})
+	}}
+	c := dial(t, []string{r.serve(t, "127.0.0.1:0")}, client.WithRetryFor(short))
+	for _, err := range c.ReplayLetters(t.Context(), nil) {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if n := r.calls.Load(); n != 2 {
+		t.Errorf("the replay was begun %d times", n)
+	}
+}
+
 func TestReplay_IsNotBegunTwice(t *testing.T) {
 	r := &router{replay: func(_ int64, send func(*controlv1.ReplayLettersResponse) error) error {
 		return errors.Join(send(&controlv1.ReplayLettersResponse{Selected: 3, Settled: 1}), errGone)
