@@ -168,6 +168,11 @@ var mutants = []mutant{
 		pkg:  "./cli", run: "TestScripts/recover",
 	},
 	{
+		name: "a router whose state is not that of the others goes on",
+		Edit: overlay.Edit{File: "router/diverged.go", From: "if id == r.store.ServerID() && d.Outvoted {", To: `if id == "nobody" && d.Outvoted {`},
+		pkg:  "./router", run: "TestCluster_ARouterWhoseStateIsNot",
+	},
+	{
 		name: "a method without a rule may be called",
 		Edit: overlay.Edit{File: "internal/auth/auth.go", From: "	case !known:\n", To: "	case false && known:\n"},
 		pkg:  "./internal/auth", run: "",
