@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -170,6 +171,26 @@ func (c *trio) append(store *dlq.Store, id string) uint64 {
 		return err
 	})
 	return at
+}
+
+// appendToLeader stores a letter, more when the servers elect, and returns which server led the stream meanwhile: whatever was acknowledged until then is in its copy. The
+// others have been told of it, and may end before the last of it is in theirs.
+func (c *trio) appendToLeader(store *dlq.Store, stored func(id uint64, recordID string)) int {
+	c.t.Helper()
+	leader := func() string {
+		st, err := c.status(store)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		return st.Leader()
+	}
+	for n := 0; ; n++ {
+		before, recordID := leader(), fmt.Sprint("last-", n)
+		stored(c.append(store, recordID), recordID)
+		if i := slices.Index(c.names, before); i >= 0 && leader() == before {
+			return i
+		}
+	}
 }
 
 // named is a letter of a record with this id.
