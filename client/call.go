@@ -232,8 +232,8 @@ func pause(ctx context.Context, round int) bool {
 	}
 }
 
-// follow reads a server stream and hands every message to each, until that returns false. A stream that breaks is opened again: for as long as
-// retryFor passes from there without a message, or for ever where endless is set, in which case the ordinary end of a stream is a break as well.
+// follow reads a server stream and hands every message to each, until that returns false. A stream that breaks is opened again: until
+// retryFor has passed since without a message, or for ever where endless is set, in which case the ordinary end of a stream is a break as well.
 func follow[T any](ctx context.Context, c *Client, endless bool, open func(context.Context, grpc.ClientConnInterface) (grpc.ServerStreamingClient[T], error), each func(*T) bool) error {
 	ctx, cancel := c.bind(ctx)
 	defer cancel()

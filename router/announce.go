@@ -105,12 +105,14 @@ func (r *Router) announce(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
-	_, err = controlv1.NewRouterServiceClient(conn).Announce(ctx, &controlv1.AnnounceRequest{
+	req := &controlv1.AnnounceRequest{
 		ServerId: own.GetServerId(), LettersAddress: own.GetLettersAddress(), Version: own.GetVersion(), FeatureLevel: own.GetFeatureLevel(),
 		LettersBytes: own.GetLettersBytes(),
-		Fingerprint:  &controlv1.StateFingerprint{Index: fingerprint.GetIndex(), Sum: fingerprint.GetSum(), Build: fingerprint.GetBuild()},
-	})
-	if err != nil {
+	}
+	if fingerprint != nil {
+		req.Fingerprint = &controlv1.StateFingerprint{Index: fingerprint.GetIndex(), Sum: fingerprint.GetSum(), Build: fingerprint.GetBuild()}
+	}
+	if _, err := controlv1.NewRouterServiceClient(conn).Announce(ctx, req); err != nil {
 		return fmt.Errorf("announce this router to router %s: %w", leader.id, err)
 	}
 	return nil

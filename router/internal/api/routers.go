@@ -27,12 +27,12 @@ func (r *routers) Announce(ctx context.Context, req *controlv1.AnnounceRequest) 
 	if len(req.GetVersion()) > maxTextBytes {
 		return nil, invalid("the version of router %.100q is too long", req.GetServerId())
 	}
-	fingerprint := &statepb.Fingerprint{Index: req.GetFingerprint().GetIndex(), Sum: req.GetFingerprint().GetSum(), Build: req.GetFingerprint().GetBuild()}
-	switch {
-	case fingerprint.GetIndex() == 0:
-		fingerprint = nil
-	case len(fingerprint.GetSum()) != sha256.Size || len(fingerprint.GetBuild()) > maxTextBytes:
-		return nil, invalid("the fingerprint of router %.100q is none", req.GetServerId())
+	var fingerprint *statepb.Fingerprint
+	if f := req.GetFingerprint(); f != nil {
+		if len(f.GetSum()) != sha256.Size || len(f.GetBuild()) > maxTextBytes {
+			return nil, invalid("the fingerprint of router %.100q has a sum of %d bytes and a build of %d", req.GetServerId(), len(f.GetSum()), len(f.GetBuild()))
+		}
+		fingerprint = &statepb.Fingerprint{Index: f.GetIndex(), Sum: f.GetSum(), Build: f.GetBuild()}
 	}
 	members, err := r.Store.Membership()
 	if err != nil {

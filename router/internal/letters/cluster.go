@@ -187,15 +187,15 @@ func (s *Store) useless(server *embed.Server, routes map[string]string) bool {
 		s.log.Info("dead-letter server is started again, for another one is at another address now")
 		return true
 	}
-	if s.others(routes) && !server.Founded() {
+	if s.otherMembers(routes) && !server.Founded() {
 		s.log.Info("dead-letter server is started again, for it has never met all of those that it began with, and the members are others now")
 		return true
 	}
 	return false
 }
 
-// others reports whether the members are not those that the server was told.
-func (s *Store) others(routes map[string]string) bool {
+// otherMembers reports whether the members are not those that the server was told.
+func (s *Store) otherMembers(routes map[string]string) bool {
 	now, ok := s.cluster.Routes()
 	return ok && !maps.Equal(now, routes)
 }
