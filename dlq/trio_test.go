@@ -32,7 +32,8 @@ func openTrio(t *testing.T) *trio {
 	c := &trio{t: t, mark: &stateMark{}, servers: make([]*embed.Server, 3)}
 	c.routes = dlqtest.FreeAddresses(t, 3)
 	for i := range 3 {
-		c.dirs, c.names = append(c.dirs, t.TempDir()), append(c.names, fmt.Sprintf("%d-first", i+1))
+		// A directory may have any name.
+		c.dirs, c.names = append(c.dirs, filepath.Join(t.TempDir(), "[x-")), append(c.names, fmt.Sprintf("%d-first", i+1))
 	}
 	for i := range 3 {
 		c.start(i)

@@ -52,7 +52,7 @@ func logPath(dir string, kind LogKind) string {
 func hasLog(dir string, kind LogKind) (bool, error) {
 	path := logPath(dir, kind)
 	if kind == LogWAL {
-		if parts, err := filepath.Glob(filepath.Join(path, "*.wal")); err != nil || len(parts) > 0 {
+		if parts, err := fs.Glob(os.DirFS(path), "*.wal"); err != nil || len(parts) > 0 {
 			return true, err
 		}
 		path = filepath.Join(path, metadb.FileName)

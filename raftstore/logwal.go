@@ -86,7 +86,7 @@ func openWAL(dir string, segmentBytes int, fresh bool, ready func(first, last ui
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
 	// The library deletes segments that its file of contents does not name.
-	parts, err := filepath.Glob(filepath.Join(dir, "*.wal"))
+	parts, err := fs.Glob(os.DirFS(dir), "*.wal")
 	if err != nil {
 		return nil, fmt.Errorf("open the log: %w", err)
 	}

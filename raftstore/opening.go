@@ -33,7 +33,7 @@ func (o *opening) openLog() (log persistent, path string, err error) {
 	if id.Restoring {
 		return nil, "", restoreBegun(o.cfg.Dir)
 	}
-	taken, err := filepath.Glob(filepath.Join(o.cfg.Dir, snapshotsDir, "*"))
+	taken, err := fs.Glob(os.DirFS(o.cfg.Dir), snapshotsDir+"/*")
 	if err != nil {
 		return nil, "", fmt.Errorf("look for snapshots: %w", err)
 	}

@@ -125,16 +125,16 @@ func descriptionSum(meta []byte) []byte {
 
 // removeUnfinished removes what a crash interrupted, which the library leaves behind, and which can be large.
 func removeUnfinished(dir string) error {
-	unfinished, err := filepath.Glob(filepath.Join(dir, snapshotsDir, "*"+unfinishedPaths))
+	unfinished, err := fs.Glob(os.DirFS(dir), snapshotsDir+"/*"+unfinishedPaths)
 	if err != nil {
 		return fmt.Errorf("remove an unfinished snapshot: %w", err)
 	}
-	unread, err := filepath.Glob(filepath.Join(dir, restorePattern))
+	unread, err := fs.Glob(os.DirFS(dir), restorePattern)
 	if err != nil {
 		return fmt.Errorf("remove a snapshot that was to be restored: %w", err)
 	}
-	for _, path := range append(unfinished, unread...) {
-		if err := os.RemoveAll(path); err != nil {
+	for _, name := range append(unfinished, unread...) {
+		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("remove an unfinished snapshot: %w", err)
 		}
 	}

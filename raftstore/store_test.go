@@ -233,6 +233,34 @@ func openRefusesADirectoryInUse(t *testing.T) {
 	refused(t, dir, raftstore.ErrInUse)
 }
 
+// Names with brackets are patterns to whoever looks for files by one.
+func TestOpen_ADirectoryMayHaveAnyName(t *testing.T) {
+	eachLog(t, func(t *testing.T) {
+		for _, name := range []string{"[x]", "[x-"} {
+			dir := filepath.Join(t.TempDir(), name)
+			s := open(t, dir, &journal{})
+			propose(t, s, "precious")
+			s.Close()
+			left := filepath.Join(dir, "restore-1.tmp")
+			if err := os.WriteFile(left, []byte("half"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			open(t, dir, &journal{}).Close()
+			if _, err := os.Stat(left); err == nil {
+				t.Errorf("%s: what a crash left of a restore is there", name)
+			}
+			log := filepath.Join(dir, "raft.db")
+			if kindOf(t) == raftstore.LogWAL {
+				log = filepath.Join(dir, "wal", "wal-meta.db")
+			}
+			if err := errors.Join(os.Remove(log), os.MkdirAll(filepath.Join(dir, "snapshots", "1-1-1.tmp"), 0o700)); err != nil {
+				t.Fatal(err)
+			}
+			refused(t, dir, raftstore.ErrDamaged)
+		}
+	})
+}
+
 func TestOpen_RefusesDamageAndChangesNothing(t *testing.T) {
 	bolt := func(dir string) string { return filepath.Join(dir, "raft.db") }
 	meta := func(dir string) string { return filepath.Join(dir, "wal", "wal-meta.db") }

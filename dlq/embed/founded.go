@@ -48,13 +48,14 @@ func countAnew(dir string) error {
 
 // hasAgreed reports whether the directory has something that the servers agreed on, or were told to agree on.
 func hasAgreed(dir string) (bool, error) {
+	meta := os.DirFS(filepath.Join(dir, jetStreamDir, systemAccount, metaDir))
 	for _, glob := range []string{logGlob, snapshotGlob} {
-		files, err := filepath.Glob(filepath.Join(dir, jetStreamDir, systemAccount, metaDir, glob))
+		files, err := fs.Glob(meta, glob)
 		if err != nil {
 			return false, err
 		}
 		for _, file := range files {
-			if st, err := os.Stat(file); err == nil && st.Size() > 0 {
+			if st, err := fs.Stat(meta, file); err == nil && st.Size() > 0 {
 				return true, nil
 			} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return false, err

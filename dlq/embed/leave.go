@@ -47,12 +47,12 @@ func leave(dir string) error {
 	if have.Mode == modeAlone {
 		return nil
 	}
-	streams, err := filepath.Glob(filepath.Join(dir, jetStreamDir, "*", "streams", "*", server.JetStreamMetaFile))
+	streams, err := fs.Glob(os.DirFS(filepath.Join(dir, jetStreamDir)), "*/streams/*/"+server.JetStreamMetaFile)
 	if err != nil {
 		return err
 	}
 	for _, stream := range streams {
-		if err := oneCopy(stream); err != nil {
+		if err := oneCopy(filepath.Join(dir, jetStreamDir, stream)); err != nil {
 			return fmt.Errorf("%s: %w", stream, err)
 		}
 	}

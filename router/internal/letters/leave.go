@@ -27,7 +27,7 @@ func CheckLeave(dir string) error {
 
 // HasCopy reports whether dir has a copy of the letters of a cluster: of more than three routers not all have one.
 func HasCopy(dir string) bool {
-	found, err := filepath.Glob(filepath.Join(dir, sharedDir, "*", "*", "streams", dlq.DefaultStream))
+	found, err := fs.Glob(os.DirFS(filepath.Join(dir, sharedDir)), "*/*/streams/"+dlq.DefaultStream)
 	return err == nil && len(found) > 0
 }
 
