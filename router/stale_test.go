@@ -13,10 +13,14 @@ import (
 // staleStatus is what a router says of a pipeline by itself.
 func (n *node) staleStatus(name string) *controlv1.PipelineStatus {
 	n.t.Helper()
-	resp, err := n.admin.GetPipelineStatus(n.t.Context(), &controlv1.GetPipelineStatusRequest{Namespace: "default", Name: name, Stale: true})
-	if err != nil {
-		n.t.Fatal(err)
-	}
+	var resp *controlv1.GetPipelineStatusResponse
+	await(n.t, func() string { // it may not have come as far yet
+		var err error
+		if resp, err = n.admin.GetPipelineStatus(n.t.Context(), &controlv1.GetPipelineStatusRequest{Namespace: "default", Name: name, Stale: true}); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
 	if resp.GetStaleness() == nil {
 		n.t.Error("a stale answer does not say how old it is")
 	}
